@@ -1,0 +1,63 @@
+//! sin, cos, arccos and exp in f64 from additions, multiplications and divisions only.
+//!
+//! The platform's versions differ in the last bit between C libraries; these give the same bits
+//! everywhere. They are called a few times per tensor or per fitness value, never per element, so
+//! they are plain series: accuracy near 1e-15, no attention to speed.
+
+use std::f64::consts::{FRAC_PI_2, PI};
+
+/// sin(x) for x in [0, pi], which is where slerp needs it.
+pub fn sin(x: f64) -> f64 {
+    debug_assert!(
+        (0.0..=PI + 1e-9).contains(&x),
+        "sin of {x} is outside [0, pi]"
+    );
+    let x = if x > FRAC_PI_2 { PI - x } else { x };
+    let (mut term, mut sum) = (x, x);
+    for n in 1..12 {
+        term *= -x * x / f64::from(2 * n * (2 * n + 1));
+        sum += term;
+    }
+    sum
+}
+
+/// cos(x) for x in [0, pi].
+pub fn cos(x: f64) -> f64 {
+    if x <= FRAC_PI_2 {
+        sin(FRAC_PI_2 - x)
+    } else {
+        -sin(x - FRAC_PI_2)
+    }
+}
+
+/// arccos(x) for |x| <= 0.9999, by Newton's method on cos, which approaches the root from one side.
+pub fn arccos(x: f64) -> f64 {
+    assert!(
+        x.abs() <= 0.9999,
+        "arccos of {x} is outside [-0.9999, 0.9999]"
+    );
+    let mut angle = FRAC_PI_2;
+    for _ in 0..16 {
+        angle += (cos(angle) - x) / sin(angle);
+    }
+    angle
+}
+
+/// exp(x); arguments outside [-700, 700] give 0 or infinity, NaN gives NaN.
+pub fn exp(x: f64) -> f64 {
+    if x.is_nan() || x > 700.0 {
+        return x + f64::INFINITY;
+    }
+    if x < -700.0 {
+        return 0.0;
+    }
+    // x = k ln 2 + r with |r| <= ln 2 / 2; ln 2 in two parts keeps r exact.
+    let k = (x * std::f64::consts::LOG2_E).round();
+    let r = (x - k * 6.931_471_803_691_238e-1) - k * 1.908_214_929_270_587_7e-10;
+    let (mut term, mut sum) = (1.0, 1.0);
+    for n in 1..18 {
+        term *= r / f64::from(n);
+        sum += term;
+    }
+    sum * f64::from_bits(((k as i64 + 1023) as u64) << 52)
+}

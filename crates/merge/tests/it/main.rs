@@ -1,0 +1,6 @@
+//! Tests of the merge methods: by hand, against numpy, and for the properties they must keep.
+#![allow(clippy::unwrap_used)]
+
+mod by_hand;
+mod reference;
+mod table;
