@@ -1,0 +1,168 @@
+//! Moving rows and columns: gather, replace, concatenate, slice.
+
+use crate::{Ids, Tape, Tensor, Var};
+use std::ops::Range;
+
+fn gather(x: &Tensor, ids: &[u32]) -> Tensor {
+    let d = x.cols();
+    let mut out = Tensor::dirty(&[ids.len(), d]);
+    for (o, &i) in out.data_mut().chunks_mut(d).zip(ids) {
+        o.copy_from_slice(&x.data()[i as usize * d..][..d]);
+    }
+    out
+}
+
+fn scatter_add(into: &mut Tensor, rows: &Tensor, ids: &[u32]) {
+    let d = rows.cols();
+    let into = into.data_mut();
+    for (g, &i) in rows.data().chunks(d).zip(ids) {
+        for (o, g) in into[i as usize * d..][..d].iter_mut().zip(g) {
+            *o += g;
+        }
+    }
+}
+
+impl Tape {
+    /// Rows `ids` of x [N, D]. Also the embedding: x is the table [V, W], ids the tokens.
+    #[track_caller]
+    pub fn gather_rows(&self, x: Var, ids: Ids) -> Var {
+        let value = self.value(x);
+        assert!(ids.iter().all(|&i| (i as usize) < value.rows()), "gather_rows: row outside {:?}", value.dims());
+        let out = gather(&value, &ids);
+        self.push(out, &[x], move |dy, sink| {
+            if sink.wants(x) {
+                scatter_add(sink.buffer(x), dy, &ids);
+            }
+        })
+    }
+
+    /// Embedding rows of `tokens` from table [V, W].
+    #[track_caller]
+    pub fn embedding(&self, table: Var, tokens: Ids) -> Var {
+        self.gather_rows(table, tokens)
+    }
+
+    /// `base` [N, D] with row `ids[i]` replaced by row i of `rows`; ids must differ from each other.
+    #[track_caller]
+    pub fn replace_rows(&self, base: Var, rows: Var, ids: Ids) -> Var {
+        let mut out = self.value(base);
+        let new = self.value(rows);
+        assert!(new.cols() == out.cols() && new.rows() == ids.len(), "replace_rows: {:?} into {:?} at {} places", new.dims(), out.dims(), ids.len());
+        let d = out.cols();
+        let data = out.data_mut();
+        for (row, &i) in new.data().chunks(d).zip(ids.iter()) {
+            data[i as usize * d..][..d].copy_from_slice(row);
+        }
+        self.push(out, &[base, rows], move |dy, sink| {
+            if sink.wants(rows) {
+                sink.add(rows, gather(dy, &ids));
+            }
+            if sink.wants(base) {
+                let mut g = dy.clone();
+                let data = g.data_mut();
+                for &i in ids.iter() {
+                    data[i as usize * d..][..d].fill(0.0);
+                }
+                sink.add(base, g);
+            }
+        })
+    }
+
+    /// All rows of the inputs, one after another.
+    #[track_caller]
+    pub fn concat_rows(&self, parts: &[Var]) -> Var {
+        let values: Vec<Tensor> = parts.iter().map(|&p| self.value(p)).collect();
+        let d = values[0].cols();
+        assert!(values.iter().all(|v| v.cols() == d), "concat_rows: column counts differ");
+        let sizes: Vec<usize> = values.iter().map(Tensor::rows).collect();
+        let mut out = Tensor::dirty(&[sizes.iter().sum(), d]);
+        let mut at = 0;
+        for v in &values {
+            out.data_mut()[at..at + v.numel()].copy_from_slice(v.data());
+            at += v.numel();
+        }
+        let parts: Vec<Var> = parts.to_vec();
+        self.push(out, &parts.clone(), move |dy, sink| {
+            let mut at = 0;
+            for (&p, n) in parts.iter().zip(sizes) {
+                if sink.wants(p) {
+                    sink.add(p, dy.slice_rows(at..at + n));
+                }
+                at += n;
+            }
+        })
+    }
+
+    /// Columns of the inputs side by side: [N, D1], [N, D2], ... -> [N, D1 + D2 + ...]
+    #[track_caller]
+    pub fn concat_cols(&self, parts: &[Var]) -> Var {
+        let values: Vec<Tensor> = parts.iter().map(|&p| self.value(p)).collect();
+        let n = values[0].rows();
+        assert!(values.iter().all(|v| v.rows() == n), "concat_cols: row counts differ");
+        let widths: Vec<usize> = values.iter().map(Tensor::cols).collect();
+        let total: usize = widths.iter().sum();
+        let mut out = Tensor::dirty(&[n, total]);
+        for (i, row) in out.data_mut().chunks_mut(total).enumerate() {
+            let mut at = 0;
+            for (v, &d) in values.iter().zip(&widths) {
+                row[at..at + d].copy_from_slice(&v.data()[i * d..][..d]);
+                at += d;
+            }
+        }
+        let parts: Vec<Var> = parts.to_vec();
+        self.push(out, &parts.clone(), move |dy, sink| {
+            let mut at = 0;
+            for (&p, d) in parts.iter().zip(widths) {
+                if sink.wants(p) {
+                    sink.add(p, columns(dy, at..at + d));
+                }
+                at += d;
+            }
+        })
+    }
+
+    /// Columns `range` of x [N, D].
+    #[track_caller]
+    pub fn slice_cols(&self, x: Var, range: Range<usize>) -> Var {
+        let value = self.value(x);
+        let d = value.cols();
+        assert!(range.end <= d, "slice_cols: {range:?} of {:?}", value.dims());
+        self.push(columns(&value, range.clone()), &[x], move |dy, sink| {
+            if sink.wants(x) {
+                let w = range.len();
+                let buffer = sink.buffer(x);
+                for (o, g) in buffer.data_mut().chunks_mut(d).zip(dy.data().chunks(w)) {
+                    for (o, g) in o[range.clone()].iter_mut().zip(g) {
+                        *o += g;
+                    }
+                }
+            }
+        })
+    }
+
+    /// Element `ids[i]` of each row of x [N, V] -> [N]
+    #[track_caller]
+    pub fn gather_cols(&self, x: Var, ids: Ids) -> Var {
+        let value = self.value(x);
+        let v = value.cols();
+        assert_eq!(value.rows(), ids.len(), "gather_cols: {:?} with {} ids", value.dims(), ids.len());
+        let out = Tensor::from_vec(value.data().chunks(v).zip(ids.iter()).map(|(r, &i)| r[i as usize]).collect(), &[ids.len()]);
+        self.push(out, &[x], move |dy, sink| {
+            if sink.wants(x) {
+                let buffer = sink.buffer(x).data_mut();
+                for (i, (&id, g)) in ids.iter().zip(dy.data()).enumerate() {
+                    buffer[i * v + id as usize] += g;
+                }
+            }
+        })
+    }
+}
+
+fn columns(x: &Tensor, range: Range<usize>) -> Tensor {
+    let (n, d) = (x.rows(), x.cols());
+    let mut out = Tensor::dirty(&[n, range.len()]);
+    for (o, r) in out.data_mut().chunks_mut(range.len().max(1)).zip(x.data().chunks(d)) {
+        o.copy_from_slice(&r[range.clone()]);
+    }
+    out
+}

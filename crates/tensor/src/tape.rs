@@ -1,0 +1,217 @@
+//! The tape: operations are recorded as they run and undone in reverse.
+//!
+//! A node holds its value, and a closure that turns the gradient of its value into gradients of its
+//! inputs. [`Tape::backward`] consumes the nodes from the last to the first, so that activations return to
+//! the pool as soon as nothing needs them. A tape made by [`Tape::inference`] keeps no closures.
+//!
+//! Gradients of parameters leave through *slots*: a leaf is bound to a slot of [`Grads`], which
+//! accumulates over several backward passes (micro-batches).
+
+use crate::Tensor;
+use std::cell::{Cell, RefCell};
+
+/// A value on a tape.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Var(pub(crate) u32);
+
+type Backward = Box<dyn FnOnce(&Tensor, &mut Sink)>;
+
+struct Node {
+    value: Tensor,
+    needs_grad: bool,
+    slot: Option<usize>,
+    backward: Option<Backward>,
+}
+
+/// Records operations; see `ops` for what there is.
+pub struct Tape {
+    nodes: RefCell<Vec<Node>>,
+    recording: bool,
+    /// The largest attention score of each head seen so far, by the index that the caller gave.
+    pub(crate) peaks: RefCell<Vec<(usize, Vec<f32>)>>,
+    flops: Cell<u64>,
+}
+
+/// Gradients of parameters, one slot each; accumulates until cleared.
+#[derive(Default, Debug)]
+pub struct Grads {
+    slots: Vec<Option<Tensor>>,
+}
+
+impl Grads {
+    /// `n` empty slots.
+    pub fn new(n: usize) -> Self {
+        Self { slots: vec![None; n] }
+    }
+    /// The gradient in a slot; none when nothing reached it.
+    pub fn get(&self, slot: usize) -> Option<&Tensor> {
+        self.slots.get(slot).and_then(Option::as_ref)
+    }
+    /// The gradient in a slot, to change in place.
+    pub fn get_mut(&mut self, slot: usize) -> Option<&mut Tensor> {
+        self.slots.get_mut(slot).and_then(Option::as_mut)
+    }
+    /// Empties every slot; the buffers return to the pool.
+    pub fn clear(&mut self) {
+        self.slots.iter_mut().for_each(|s| *s = None);
+    }
+    /// Multiplies every gradient.
+    pub fn scale(&mut self, factor: f32) {
+        self.slots.iter_mut().flatten().for_each(|t| t.scale_(factor));
+    }
+    /// Number of slots.
+    pub fn len(&self) -> usize {
+        self.slots.len()
+    }
+    /// Whether there are no slots.
+    pub fn is_empty(&self) -> bool {
+        self.slots.is_empty()
+    }
+}
+
+/// Where backward closures put the gradients of their inputs.
+pub(crate) struct Sink {
+    grads: Vec<Option<Tensor>>,
+    needs: Vec<bool>,
+    dims: Vec<Vec<usize>>,
+}
+
+impl Sink {
+    /// Whether a gradient for `x` is wanted at all.
+    pub(crate) fn wants(&self, x: Var) -> bool {
+        self.needs[x.0 as usize]
+    }
+
+    /// Adds `g` to the gradient of `x`.
+    #[track_caller]
+    pub(crate) fn add(&mut self, x: Var, g: Tensor) {
+        let i = x.0 as usize;
+        if !self.needs[i] {
+            return;
+        }
+        assert_eq!(g.numel(), self.dims[i].iter().product::<usize>(), "gradient {:?} for value {:?}", g.dims(), self.dims[i]);
+        match &mut self.grads[i] {
+            Some(sum) => sum.add_scaled_(&g, 1.0),
+            none => *none = Some(g.reshape(&self.dims[i])),
+        }
+    }
+
+    /// The gradient buffer of `x`, zero at first, for kernels that add into it.
+    pub(crate) fn buffer(&mut self, x: Var) -> &mut Tensor {
+        let i = x.0 as usize;
+        let dims = &self.dims[i];
+        self.grads[i].get_or_insert_with(|| Tensor::zeros(dims))
+    }
+}
+
+impl Tape {
+    /// A tape that records for a backward pass.
+    pub fn new() -> Self {
+        Self { nodes: RefCell::default(), recording: true, peaks: RefCell::default(), flops: Cell::new(0) }
+    }
+
+    /// A tape for evaluation: values only.
+    pub fn inference() -> Self {
+        Self { recording: false, ..Self::new() }
+    }
+
+    /// Whether gradients are recorded.
+    pub fn recording(&self) -> bool {
+        self.recording
+    }
+
+    /// A value that gets no gradient.
+    pub fn constant(&self, value: &Tensor) -> Var {
+        self.insert(Node { value: value.clone(), needs_grad: false, slot: None, backward: None })
+    }
+
+    /// A parameter whose gradient goes to `slot`.
+    pub fn leaf(&self, value: &Tensor, slot: usize) -> Var {
+        self.insert(Node { value: value.clone(), needs_grad: self.recording, slot: Some(slot), backward: None })
+    }
+
+    /// The value of `x`.
+    pub fn value(&self, x: Var) -> Tensor {
+        self.nodes.borrow()[x.0 as usize].value.clone()
+    }
+
+    /// The extents of `x`.
+    pub fn dims(&self, x: Var) -> Vec<usize> {
+        self.nodes.borrow()[x.0 as usize].value.dims().to_vec()
+    }
+
+    /// Rows of `x`.
+    pub fn rows(&self, x: Var) -> usize {
+        self.nodes.borrow()[x.0 as usize].value.rows()
+    }
+
+    /// Last extent of `x`.
+    pub fn cols(&self, x: Var) -> usize {
+        self.nodes.borrow()[x.0 as usize].value.cols()
+    }
+
+    /// Floating-point operations of the products recorded so far (forward only; a multiplication and an
+    /// addition are two).
+    pub fn flops(&self) -> u64 {
+        self.flops.get()
+    }
+
+    pub(crate) fn count_flops(&self, n: usize) {
+        self.flops.set(self.flops.get() + n as u64);
+    }
+
+    /// The largest attention score per head of each attention that was given a `site`, over this tape.
+    pub fn attention_peaks(&self) -> Vec<(usize, Vec<f32>)> {
+        self.peaks.borrow().clone()
+    }
+
+    fn insert(&self, node: Node) -> Var {
+        let mut nodes = self.nodes.borrow_mut();
+        nodes.push(node);
+        Var(nodes.len() as u32 - 1)
+    }
+
+    pub(crate) fn needs_grad(&self, x: Var) -> bool {
+        self.nodes.borrow()[x.0 as usize].needs_grad
+    }
+
+    /// Records an operation. `backward` gets the gradient of the value.
+    pub(crate) fn push(&self, value: Tensor, inputs: &[Var], backward: impl FnOnce(&Tensor, &mut Sink) + 'static) -> Var {
+        let needs_grad = self.recording && inputs.iter().any(|&x| self.needs_grad(x));
+        let backward: Option<Backward> = if needs_grad { Some(Box::new(backward)) } else { None };
+        self.insert(Node { value, needs_grad, slot: None, backward })
+    }
+
+    /// Adds the gradient of the scalar `root` with respect to every leaf to its slot of `grads`. The nodes
+    /// are consumed: afterwards values of this tape can no longer be read.
+    #[track_caller]
+    pub fn backward(&self, root: Var, grads: &mut Grads) {
+        let mut nodes = std::mem::take(&mut *self.nodes.borrow_mut());
+        assert_eq!(nodes[root.0 as usize].value.numel(), 1, "backward: root has shape {:?}", nodes[root.0 as usize].value.dims());
+        let mut sink = Sink {
+            grads: vec![None; nodes.len()],
+            needs: nodes.iter().map(|n| n.needs_grad).collect(),
+            dims: nodes.iter().map(|n| n.value.dims().to_vec()).collect(),
+        };
+        for (i, node) in nodes.iter().enumerate() {
+            if let (Some(slot), true) = (node.slot, node.needs_grad) {
+                sink.grads[i] = grads.slots[slot].take();
+            }
+        }
+        sink.grads[root.0 as usize] = Some(Tensor::full(&sink.dims[root.0 as usize], 1.0));
+        while let Some(node) = nodes.pop() {
+            let i = nodes.len();
+            if let Some(slot) = node.slot {
+                grads.slots[slot] = sink.grads[i].take().or_else(|| grads.slots[slot].take());
+            } else if let (Some(backward), Some(g)) = (node.backward, sink.grads[i].take()) {
+                backward(&g, &mut sink);
+            }
+        }
+    }
+}
+
+impl Default for Tape {
+    fn default() -> Self {
+        Self::new()
+    }
+}
