@@ -14,7 +14,7 @@ pub enum Error {
     /// A name that cannot be a file name on every system.
     #[error(
         "{what} `{name}` cannot be used: allowed are 1 to 100 letters, digits and `.`, `_`, `-`, \
-         the first one a letter, a digit or `_`; choose another name"
+         neither beginning with `.` or `-` nor ending with `.`; choose another name"
     )]
     Name {
         /// What the name is for, such as `run name`.

@@ -161,6 +161,7 @@ impl Journal {
 
     /// The metrics that pass `filter`, in the order of their recording.
     pub fn metrics(&self, filter: &Filter) -> Result<Vec<Row>> {
+        self.flush()?;
         self.file.read("read metrics", |connection| {
             let mut query = connection.prepare_cached(
                 "SELECT seq, attempt, phase, branch, step, name, value, wall, superseded FROM metrics

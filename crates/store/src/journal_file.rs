@@ -147,15 +147,12 @@ impl JournalFile {
         !self.lock().buffer.is_empty()
     }
 
-    /// Runs a query over everything added so far.
+    /// Runs a query over what is written; metrics in the buffer are not part of it.
     pub(crate) fn read<T>(
         &self,
         doing: &'static str,
         query: impl FnOnce(&Connection) -> rusqlite::Result<T>,
     ) -> Result<T> {
-        if self.is_buffered() {
-            self.write(doing, Durability::Normal, |_, _| Ok(()))?;
-        }
         query(&self.lock().connection).map_err(|fault| sort(Fault::Sql(fault), doing, &self.path))
     }
 
