@@ -19,9 +19,14 @@ pub fn extract_answer(text: &str) -> Option<String> {
     let numbers = words.map(|word| {
         let word = word.trim_end_matches(['.', ',', '-']);
         // `9-4` is a subtraction, `-4` a number.
-        word.rfind('-').filter(|&at| at > 0).map_or(word, |at| &word[at + 1..])
+        word.rfind('-')
+            .filter(|&at| at > 0)
+            .map_or(word, |at| &word[at + 1..])
     });
-    numbers.filter(|word| number(word).is_some()).next_back().map(str::to_string)
+    numbers
+        .filter(|word| number(word).is_some())
+        .next_back()
+        .map(str::to_string)
 }
 
 /// Whether two answers are the same: numbers by value (`1,000` = `1000.0` = `$1000`), anything else by its text with

@@ -1,11 +1,35 @@
 //! Text on disk becomes batches of tokens, and questions with answers become evaluation items.
+//!
+//! The way of a record: an adapter (`load`, `load_folder`, `builtin`) turns it into a [`Document`] to train on or, from
+//! an evaluation split, into an [`Item`] and a held-out text; [`Tokenizer`] learns a byte-level BPE on the documents;
+//! [`pack`] writes one [`Shard`] of tokens a data set; [`weights`] says how much of each data set a curriculum stage
+//! wants; a [`Loader`] draws [`Batch`]es, and its whole state is a few integers.
+//!
+//! Nothing here knows a model or a tensor, reads a clock or the environment, or draws from a shared random stream.
 
+mod adapters;
 mod answer;
 pub mod builtin;
+mod catalogue;
 mod error;
+mod files;
+mod loader;
+mod mix;
+mod overlap;
+mod pack;
 pub mod random;
 mod record;
+mod shard;
+mod tokenizer;
 
+pub use adapters::load_folder;
 pub use answer::{extract_answer, same_answer};
+pub use catalogue::{Check, DATASETS, Dataset, Found, Hub, check, dataset, load};
 pub use error::{Error, Place};
+pub use loader::{Batch, Loader, LoaderState, MAX_EPOCHS, Mix, Piece};
+pub use mix::{LANGUAGE_FLOOR, Mixture, Stage, stage_at, weights, weights_with_replay};
+pub use overlap::contamination;
+pub use pack::{pack, pack_in_memory};
 pub use record::{Answer, Document, Family, Item, Loaded, Split, Worked};
+pub use shard::{Manifest, Shard, ShardWriter};
+pub use tokenizer::{END_OF_DOCUMENT, Tokenizer};

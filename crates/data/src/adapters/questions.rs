@@ -1,0 +1,299 @@
+//! Question sets: GSM8K, SVAMP, StrategyQA, ARC-Easy, CommonsenseQA, MBPP.
+//!
+//! The text of a record is `Question: ...\nAnswer: ...`. Worked answers end in `\n#### 42`; a choice is judged by the
+//! likelihood of each option after `Answer:`, so the options are not listed in the prompt. A record of an evaluation
+//! split becomes an item and, under the same id, a held-out text.
+
+use std::path::Path;
+
+use super::{document, read_splits};
+use crate::catalogue::Dataset;
+use crate::error::Error;
+use crate::files::{Record, read_json, read_jsonl};
+use crate::record::{Answer, Item, Loaded, Split, Worked, id_hash};
+
+/// A record in the common form.
+struct Question {
+    id: String,
+    /// Without `Question:`.
+    question: String,
+    /// What follows `Answer:` in the text, its space or line end included.
+    response: String,
+    /// How it is judged; None for what only text can be.
+    answer: Option<Answer>,
+    /// The questions that it falls into, and the steps or facts of its solution.
+    worked: Option<(Vec<String>, Vec<String>, String)>,
+}
+
+impl Question {
+    fn prompt(&self) -> String {
+        format!("Question: {}\nAnswer:", self.question)
+    }
+
+    fn add_to(self, loaded: &mut Loaded, row: &Dataset, official: &str) {
+        let prompt = self.prompt();
+        let id = format!("{official}/{}", self.id);
+        let text = document(row, id.clone(), format!("{prompt}{}", self.response));
+        let dataset = row.id.to_string();
+        if official == "train" {
+            if let Some((parts, steps, answer)) = self.worked {
+                loaded.worked.push(Worked {
+                    dataset,
+                    id,
+                    question: self.question,
+                    parts,
+                    steps,
+                    answer,
+                });
+            }
+            loaded.train.push(text);
+        } else {
+            loaded.texts.push(text);
+            if let Some(answer) = self.answer {
+                let split = Split::deal(&id);
+                loaded.items.push(Item {
+                    dataset,
+                    family: row.family,
+                    id,
+                    prompt,
+                    answer,
+                    split,
+                });
+            }
+        }
+    }
+}
+
+/// GSM8K: `train.jsonl`, `test.jsonl` with `question` and a worked `answer`.
+pub(crate) fn gsm8k(row: &Dataset, folders: &[&Path]) -> Result<Loaded, Error> {
+    let files = [("train", "train.jsonl"), ("test", "test.jsonl")];
+    read_splits(
+        row,
+        folders[0],
+        &files,
+        read_jsonl,
+        |loaded, official, record| {
+            let (worked, answer) = record.text("answer")?.rsplit_once("####").ok_or_else(|| {
+            record.fault("field `answer` must end in a line `#### N`, found none; the file may be cut off".into())
+        })?;
+            let (worked, answer) = (without_marks(worked.trim()), answer.trim().replace(',', ""));
+            Question {
+                id: record.position().to_string(),
+                question: record.text("question")?.trim().to_string(),
+                response: format!(" {worked}\n#### {answer}"),
+                answer: Some(Answer::Exact {
+                    answer: answer.clone(),
+                }),
+                worked: Some((
+                    Vec::new(),
+                    worked.lines().map(str::to_string).collect(),
+                    answer,
+                )),
+            }
+            .add_to(loaded, row, official);
+            Ok(())
+        },
+    )
+}
+
+/// Removes the calculator's marks `<<48/2=24>>`.
+fn without_marks(text: &str) -> String {
+    let mut pieces = text.split("<<");
+    let first = pieces.next().unwrap_or_default().to_string();
+    pieces.fold(first, |all, piece| {
+        all + piece.split_once(">>").map_or(piece, |(_, rest)| rest)
+    })
+}
+
+/// SVAMP: `SVAMP.json`, 1,000 problems without a split; three in ten by the hash of the id are for evaluation.
+/// The csv of MAWPS and ASDiv-A beside it is not used: it would leak ASDiv.
+pub(crate) fn svamp(row: &Dataset, folders: &[&Path]) -> Result<Loaded, Error> {
+    let files = [("all", "SVAMP.json")];
+    read_splits(row, folders[0], &files, read_json, |loaded, _, record| {
+        let id = record.text("ID")?.to_string();
+        let official = if svamp_is_held_out(&id) {
+            "test"
+        } else {
+            "train"
+        };
+        let equation = tidy_equation(record.text("Equation")?);
+        let answer = record.number("Answer")?.to_string();
+        let step = format!("{equation} = {answer}");
+        let question = joined(record.text("Body")?.trim(), record.text("Question")?.trim());
+        Question {
+            id,
+            question,
+            response: format!(" {step}\n#### {answer}"),
+            answer: Some(Answer::Exact {
+                answer: answer.clone(),
+            }),
+            worked: Some((Vec::new(), vec![step], answer)),
+        }
+        .add_to(loaded, row, official);
+        Ok(())
+    })
+}
+
+/// Three in ten of SVAMP's ids. Ids are `chal-N`; the hash is of the whole id.
+fn svamp_is_held_out(id: &str) -> bool {
+    id_hash(id) % 10 < 3
+}
+
+/// `( ( 3.0 + 4.0 ) - 2.0 )` as `(3 + 4) - 2`.
+fn tidy_equation(equation: &str) -> String {
+    let numbers = equation
+        .split_whitespace()
+        .map(|word| word.strip_suffix(".0").unwrap_or(word));
+    let text = numbers
+        .collect::<Vec<_>>()
+        .join(" ")
+        .replace("( ", "(")
+        .replace(" )", ")");
+    match text
+        .strip_prefix('(')
+        .and_then(|rest| rest.strip_suffix(')'))
+    {
+        Some(inner) => inner.to_string(),
+        None => text,
+    }
+}
+
+/// A body and its question; where the body ends without a stop, the question goes on its sentence.
+fn joined(body: &str, question: &str) -> String {
+    if !body.ends_with(char::is_alphanumeric) {
+        return format!("{body} {question}");
+    }
+    let mut rest = question.chars();
+    let first = rest.next().map(char::to_lowercase).into_iter().flatten();
+    format!("{body}, {}{}", first.collect::<String>(), rest.as_str())
+}
+
+/// StrategyQA: `train.json`, `dev.json`; yes or no, with the facts that lead there after the answer.
+pub(crate) fn strategyqa(row: &Dataset, folders: &[&Path]) -> Result<Loaded, Error> {
+    let files = [("train", "train.json"), ("dev", "dev.json")];
+    read_splits(
+        row,
+        folders[0],
+        &files,
+        read_json,
+        |loaded, official, record| {
+            let yes = record.truth("answer")?;
+            let answer = if yes { "yes" } else { "no" };
+            let facts = record.texts("facts")?;
+            Question {
+                id: record.text("qid")?.to_string(),
+                question: record.text("question")?.trim().to_string(),
+                response: format!(" {answer}\n{}", facts.join(" "))
+                    .trim_end()
+                    .to_string(),
+                answer: Some(Answer::Choice {
+                    options: vec![" yes".into(), " no".into()],
+                    gold: usize::from(!yes),
+                }),
+                worked: Some((record.texts("decomposition")?, facts, answer.to_string())),
+            }
+            .add_to(loaded, row, official);
+            Ok(())
+        },
+    )
+}
+
+/// ARC-Easy: `train.jsonl`, `dev.jsonl`, `test.jsonl` in AI2's form.
+pub(crate) fn arc_easy(row: &Dataset, folders: &[&Path]) -> Result<Loaded, Error> {
+    let files = [
+        ("train", "train.jsonl"),
+        ("dev", "dev.jsonl"),
+        ("test", "test.jsonl"),
+    ];
+    read_splits(
+        row,
+        folders[0],
+        &files,
+        read_jsonl,
+        |loaded, official, record| {
+            choice(record)?.add_to(loaded, row, official);
+            Ok(())
+        },
+    )
+}
+
+/// CommonsenseQA: `train_rand_split.jsonl`, `dev_rand_split.jsonl`; the test split has no public labels.
+pub(crate) fn commonsenseqa(row: &Dataset, folders: &[&Path]) -> Result<Loaded, Error> {
+    let files = [
+        ("train", "train_rand_split.jsonl"),
+        ("dev", "dev_rand_split.jsonl"),
+    ];
+    read_splits(
+        row,
+        folders[0],
+        &files,
+        read_jsonl,
+        |loaded, official, record| {
+            choice(record)?.add_to(loaded, row, official);
+            Ok(())
+        },
+    )
+}
+
+/// AI2's form: `id`, `question.stem`, `question.choices[].label/.text`, `answerKey`.
+fn choice(record: &Record) -> Result<Question, Error> {
+    let key = record.text("answerKey")?;
+    let choices = record.list("question.choices", |choice| {
+        Ok((
+            choice.text("label")?.to_string(),
+            format!(" {}", choice.text("text")?.trim()),
+        ))
+    })?;
+    let gold = choices
+        .iter()
+        .position(|(label, _)| label == key)
+        .ok_or_else(|| {
+            let labels: Vec<&str> = choices.iter().map(|(label, _)| label.as_str()).collect();
+            record.fault(format!(
+                "field `answerKey` is `{key}`, the choices are {}",
+                labels.join(", ")
+            ))
+        })?;
+    let options: Vec<String> = choices.into_iter().map(|(_, text)| text).collect();
+    Ok(Question {
+        id: record.text("id")?.to_string(),
+        question: record.text("question.stem")?.trim().to_string(),
+        response: options[gold].clone(),
+        answer: Some(Answer::Choice { options, gold }),
+        worked: None,
+    })
+}
+
+/// MBPP: `mbpp.jsonl`; tasks 601-974 train, 511-600 validation, 11-510 test, 1-10 are for few-shot prompts and unused.
+/// Programs are not run here, so there are no items, only text.
+pub(crate) fn mbpp(row: &Dataset, folders: &[&Path]) -> Result<Loaded, Error> {
+    let files = [("all", "mbpp.jsonl")];
+    let mut loaded = read_splits(row, folders[0], &files, read_jsonl, |loaded, _, record| {
+        let task = record.number("task_id")?;
+        let official = match task as u64 {
+            1..=10 => return Ok(()),
+            11..=510 => "test",
+            511..=600 => "validation",
+            601..=974 => "train",
+            _ => {
+                return Err(
+                    record.fault(format!("field `task_id` is {task}, allowed are 1 to 974"))
+                );
+            }
+        };
+        Question {
+            id: task.to_string(),
+            question: record.text("text")?.trim().to_string(),
+            response: format!(
+                "\n{}",
+                record.text("code")?.replace("\r\n", "\n").trim_end()
+            ),
+            answer: None,
+            worked: None,
+        }
+        .add_to(loaded, row, official);
+        Ok(())
+    })?;
+    loaded.note = "held-out text only: programs are not run".into();
+    Ok(loaded)
+}

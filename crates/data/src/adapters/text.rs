@@ -1,0 +1,306 @@
+//! Plain text: WikiText, the prose sets, and any folder of the user's own.
+//!
+//! A long text is cut at paragraph ends into parts of about [`PART`] bytes, `id#0`, `id#1`, ..; the whole text decides
+//! whether its parts are trained on or held out, so nothing of a held-out book is ever seen. One text in twenty is held
+//! out, by a stable hash of its id.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use super::{document, size};
+use crate::catalogue::Dataset;
+use crate::error::Error;
+use crate::files::{Record, read_csv, read_json, read_jsonl, read_text};
+use crate::record::{Document, Family, Loaded, id_hash};
+
+/// About how long a part of a long text is, in bytes: some 4,000 tokens.
+const PART: usize = 16 << 10;
+
+/// The name that a folder of the user's own has as a data set.
+const OWN: &str = "own_text";
+
+/// Whether a text of a set without official splits is held out.
+fn is_held_out(id: &str) -> bool {
+    id_hash(id) % 20 == 0
+}
+
+/// WikiText: `wiki.{train,valid,test}.tokens`, one document an article, the text as published (words apart, `<unk>`).
+pub(crate) fn wikitext(row: &Dataset, folders: &[&Path]) -> Result<Loaded, Error> {
+    let mut loaded = Loaded::default();
+    let mut missing = Vec::new();
+    for official in ["train", "valid", "test"] {
+        let name = format!("wiki.{official}.tokens");
+        let path = folders[0].join(&name);
+        if !path.is_file() {
+            missing.push(name);
+            continue;
+        }
+        loaded.bytes += size(&path)?;
+        let text = read_text(&path)?;
+        let articles = articles(&text);
+        if articles.is_empty() {
+            let problem =
+                "no article: no line ` = Title = `; the file may be cut off, fetch it again";
+            return Err(Error::content(&path, None, problem));
+        }
+        let into = if official == "train" {
+            &mut loaded.train
+        } else {
+            &mut loaded.texts
+        };
+        for (i, article) in articles.iter().enumerate() {
+            into.extend(
+                parts(article)
+                    .map(|(part, text)| document(row, format!("{official}/{i}{part}"), text)),
+            );
+        }
+    }
+    if missing.len() == 3 {
+        let (id, missing) = (row.id.to_string(), missing.join(" or "));
+        return Err(Error::Missing {
+            id,
+            missing,
+            root: folders[0].to_path_buf(),
+        });
+    }
+    if !missing.is_empty() {
+        loaded.note = format!("not there: {}", missing.join(", "));
+    }
+    Ok(loaded)
+}
+
+/// Cuts at lines ` = Title = ` that stand between empty lines; deeper headings have more `=`.
+fn articles(text: &str) -> Vec<String> {
+    let lines: Vec<&str> = text.lines().map(str::trim).collect();
+    let empty = |i: Option<usize>| {
+        i.and_then(|i| lines.get(i))
+            .is_none_or(|line| line.is_empty())
+    };
+    let title = |i: usize| {
+        let line = lines[i];
+        line.starts_with("= ")
+            && line.ends_with(" =")
+            && !line.starts_with("= =")
+            && empty(i.checked_sub(1))
+            && empty(Some(i + 1))
+    };
+    let starts: Vec<usize> = (0..lines.len()).filter(|&i| title(i)).collect();
+    let ends = starts.iter().skip(1).copied().chain([lines.len()]);
+    let article = |(start, end): (&usize, usize)| {
+        let kept: Vec<&str> = lines[*start..end]
+            .iter()
+            .copied()
+            .filter(|line| !line.is_empty())
+            .collect();
+        kept.join("\n")
+    };
+    starts.iter().zip(ends).map(article).collect()
+}
+
+/// The prose sets: every `.jsonl` or `.jsonl.gz` of their folders, with `id`, `title` and `text`.
+pub(crate) fn prose(row: &Dataset, folders: &[&Path]) -> Result<Loaded, Error> {
+    let mut loaded = Loaded::default();
+    let mut names = Vec::new();
+    for folder in folders {
+        names.push(
+            folder
+                .file_name()
+                .unwrap_or_default()
+                .to_string_lossy()
+                .into_owned(),
+        );
+        for path in files_below(folder)?
+            .into_iter()
+            .filter(|path| kind(path).is_some_and(|(kind, _)| kind == "jsonl"))
+        {
+            loaded.bytes += size(&path)?;
+            for record in read_jsonl(&path)? {
+                let (id, text) = (record.text("id")?, record.text("text")?);
+                let text = match record.text_or("title", "") {
+                    "" => text.to_string(),
+                    title => format!("{title}\n\n{text}"),
+                };
+                deal(&mut loaded, id, &text, |id, text| document(row, id, text));
+            }
+        }
+    }
+    if loaded.bytes == 0 {
+        let (id, missing) = (
+            row.id.to_string(),
+            format!("*.jsonl file in {}", names.join(", ")),
+        );
+        return Err(Error::Missing {
+            id,
+            missing,
+            root: folders[0].parent().unwrap_or(folders[0]).to_path_buf(),
+        });
+    }
+    loaded.note = format!("from {}", names.join(", "));
+    Ok(loaded)
+}
+
+/// Reads a folder (or one file) of the user's own text as the data set `own_text`, of the language family: `.txt` and
+/// `.md` whole, `.jsonl`, `.json` (an array) and `.csv` by their field `text`, each also as `.gz`. Files are taken in
+/// the order of their paths; others are left out and counted in the note.
+///
+/// # Errors
+/// Nothing readable is there, or a file is wrong: the file, the line and the field are named.
+pub fn load_folder(dir: &Path) -> Result<Loaded, Error> {
+    let mut loaded = Loaded::default();
+    let mut left_out: BTreeMap<String, usize> = BTreeMap::new();
+    let files = if dir.is_file() {
+        vec![dir.to_path_buf()]
+    } else {
+        files_below(dir)?
+    };
+    for path in files {
+        let Some((kind, name)) = kind(&path) else {
+            let ending = path
+                .extension()
+                .map_or("(none)".into(), |ext| ext.to_string_lossy().into_owned());
+            *left_out.entry(ending).or_default() += 1;
+            continue;
+        };
+        loaded.bytes += size(&path)?;
+        let name = path
+            .strip_prefix(dir)
+            .ok()
+            .and_then(Path::to_str)
+            .filter(|n| !n.is_empty())
+            .unwrap_or(&name)
+            .to_string();
+        let own = |id: String, text: String| {
+            let (dataset, family, loss) = (OWN.to_string(), Family::Language, Vec::new());
+            Document {
+                dataset,
+                family,
+                id,
+                text,
+                loss,
+            }
+        };
+        let read: fn(&Path) -> Result<Vec<Record>, Error> = match kind {
+            "jsonl" => read_jsonl,
+            "json" => read_json,
+            "csv" => read_csv,
+            _ => {
+                deal(&mut loaded, &name, &read_text(&path)?, own);
+                continue;
+            }
+        };
+        for record in read(&path)? {
+            deal(
+                &mut loaded,
+                &format!("{name}/{}", record.position()),
+                record.text("text")?,
+                own,
+            );
+        }
+    }
+    if loaded.train.is_empty() && loaded.texts.is_empty() {
+        let problem = "no text found; wanted are .txt, .md, .jsonl, .json or .csv files (also .gz), those with records \
+                       having a field `text`";
+        return Err(Error::content(dir, None, problem));
+    }
+    let left_out: Vec<String> = left_out
+        .iter()
+        .map(|(ending, count)| format!("{count} .{ending}"))
+        .collect();
+    if !left_out.is_empty() {
+        loaded.note = format!("files left out: {}", left_out.join(", "));
+    }
+    if loaded.texts.is_empty() {
+        hold_out_parts(&mut loaded);
+    }
+    Ok(loaded.counted())
+}
+
+/// Adds a text, in parts where it is long, to training or to the held-out texts; an empty one is nothing.
+fn deal(loaded: &mut Loaded, id: &str, text: &str, document: impl Fn(String, String) -> Document) {
+    let into = if is_held_out(id) {
+        &mut loaded.texts
+    } else {
+        &mut loaded.train
+    };
+    into.extend(parts(text.trim()).map(|(part, text)| document(format!("{id}{part}"), text)));
+}
+
+/// For a folder of so few texts that none was held out: parts of them are, one in twenty and at least one of two.
+fn hold_out_parts(loaded: &mut Loaded) {
+    let lowest = loaded.train.iter().map(|text| id_hash(&text.id)).min();
+    let alone = loaded.train.len() < 2;
+    let (out, kept) = std::mem::take(&mut loaded.train)
+        .into_iter()
+        .partition(|text| !alone && (is_held_out(&text.id) || Some(id_hash(&text.id)) == lowest));
+    (loaded.texts, loaded.train) = (out, kept);
+    let glue = if loaded.note.is_empty() { "" } else { "; " };
+    let held_out = match alone {
+        true => "nothing is held out: there is only one short text",
+        false => "few texts: parts of them are held out",
+    };
+    loaded.note += &format!("{glue}{held_out}");
+}
+
+/// A text in parts of about [`PART`] bytes, each with the suffix of its id; one part has none.
+fn parts(text: &str) -> impl Iterator<Item = (String, String)> {
+    let mut cuts = Vec::new();
+    let mut rest = text;
+    while rest.len() > PART + PART / 2 {
+        let at = cut_near(rest, PART);
+        cuts.push(rest[..at].trim_end());
+        rest = rest[at..].trim_start();
+    }
+    cuts.push(rest);
+    cuts.retain(|part| !part.is_empty());
+    let many = cuts.len() > 1;
+    let named = cuts.into_iter().enumerate().map(move |(i, part)| {
+        (
+            if many { format!("#{i}") } else { String::new() },
+            part.to_string(),
+        )
+    });
+    named.collect::<Vec<_>>().into_iter()
+}
+
+/// Where to cut at or before `near` bytes: after a paragraph, else a line, else a sentence, else a word, else anywhere.
+fn cut_near(text: &str, near: usize) -> usize {
+    let head = &text[..text.floor_char_boundary(near)];
+    let marks = ["\n\n", "\n", ". ", " "].into_iter();
+    let found = marks.filter_map(|mark| head.rfind(mark).map(|at| at + mark.len()));
+    found
+        .into_iter()
+        .find(|&at| at >= near / 2)
+        .unwrap_or(head.len())
+}
+
+/// The format of a file by its name, `.gz` put aside, with its name.
+fn kind(path: &Path) -> Option<(&'static str, String)> {
+    let name = path.file_name()?.to_str()?.to_string();
+    let plain = name.strip_suffix(".gz").unwrap_or(&name);
+    let ending = plain.rsplit_once('.')?.1.to_lowercase();
+    let kind = ["txt", "md", "jsonl", "json", "csv"]
+        .into_iter()
+        .find(|kind| *kind == ending)?;
+    Some((kind, name))
+}
+
+/// Every file below a folder, in the order of their paths, hidden ones left out.
+fn files_below(dir: &Path) -> Result<Vec<PathBuf>, Error> {
+    let mut files = Vec::new();
+    let entries = std::fs::read_dir(dir).map_err(|e| Error::io(dir, e))?;
+    for entry in entries {
+        let path = entry.map_err(|e| Error::io(dir, e))?.path();
+        if path
+            .file_name()
+            .is_some_and(|name| name.to_string_lossy().starts_with('.'))
+        {
+            continue;
+        }
+        match path.is_dir() {
+            true => files.extend(files_below(&path)?),
+            false => files.push(path),
+        }
+    }
+    files.sort();
+    Ok(files)
+}
