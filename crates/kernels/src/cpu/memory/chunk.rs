@@ -1,0 +1,469 @@
+//! The arithmetic of the memory for one head and one chunk: read, write, and their gradients.
+//!
+//! Legend: T rows, S slots, D width of a head; every matrix is row-major and contiguous.
+//! `keys`, `values` [S,D]; q, k, v, out [T,D]; what has one entry per row and slot is [T,S].
+//!
+//! A read is out = silu(q keysᵀ) values. A write takes the gradient of ½|M(k_t) - v_t|² for all
+//! rows at the memory as the chunk found it, with the error clipped to norm 1:
+//! ```text
+//! hidden = k keysᵀ            active = silu(hidden)      slope = silu'(hidden)
+//! error  = clip(active values - v)                       pull = error valuesᵀ
+//! gradient of values = activeᵀ error                     gradient of keys = (pull ∘ slope)ᵀ k
+//! ```
+//! Both gradients are sums of outer products over rows, and the scans over rows (momentum, then
+//! forgetting) are linear, so the state at the end of the chunk is the same sum with one weight per
+//! row ([`Coefficients`]): no state between rows is ever formed.
+
+use super::MemoryShape;
+use super::scan::Coefficients;
+use crate::cpu::gemm::gemm_seq;
+use crate::isa::multiversion;
+use crate::math::{dot, sigmoid, silu, silu_derivative};
+
+/// Keys and values of one head, [S,D] each.
+#[derive(Clone, Copy)]
+pub(super) struct Slots<'a> {
+    pub(super) keys: &'a [f32],
+    pub(super) values: &'a [f32],
+}
+
+/// One head's memory in motion (or a gradient with respect to it), [S,D] each.
+#[derive(Clone)]
+pub(super) struct HeadMemory {
+    pub(super) keys: Vec<f32>,
+    pub(super) values: Vec<f32>,
+    pub(super) momentum_keys: Vec<f32>,
+    pub(super) momentum_values: Vec<f32>,
+}
+
+impl HeadMemory {
+    /// A memory at the start of a segment: the learned slots, no momentum.
+    pub(super) fn start(base: Slots) -> Self {
+        Self {
+            keys: base.keys.to_vec(),
+            values: base.values.to_vec(),
+            momentum_keys: vec![0.0; base.keys.len()],
+            momentum_values: vec![0.0; base.values.len()],
+        }
+    }
+
+    pub(super) fn zeros(len: usize) -> Self {
+        let zeros = vec![0.0; len];
+        Self {
+            keys: zeros.clone(),
+            values: zeros.clone(),
+            momentum_keys: zeros.clone(),
+            momentum_values: zeros,
+        }
+    }
+
+    pub(super) fn slots(&self) -> Slots<'_> {
+        Slots {
+            keys: &self.keys,
+            values: &self.values,
+        }
+    }
+
+    pub(super) fn view(&mut self) -> MemoryView<'_> {
+        MemoryView {
+            keys: &mut self.keys,
+            values: &mut self.values,
+            momentum_keys: &mut self.momentum_keys,
+            momentum_values: &mut self.momentum_values,
+        }
+    }
+}
+
+/// The same as [`HeadMemory`], borrowed from wherever it is kept.
+pub(super) struct MemoryView<'a> {
+    pub(super) keys: &'a mut [f32],
+    pub(super) values: &'a mut [f32],
+    pub(super) momentum_keys: &'a mut [f32],
+    pub(super) momentum_values: &'a mut [f32],
+}
+
+/// What one head writes in one chunk: k, v [T,D] and one coefficient of each kind per row.
+pub(super) struct Chunk<'a> {
+    pub(super) k: &'a [f32],
+    pub(super) v: &'a [f32],
+    pub(super) eta: &'a [f32],
+    pub(super) theta: &'a [f32],
+    pub(super) alpha: &'a [f32],
+}
+
+/// Gradients with respect to the fields of a [`Chunk`].
+pub(super) struct ChunkGradient {
+    pub(super) dk: Vec<f32>,
+    pub(super) dv: Vec<f32>,
+    pub(super) deta: Vec<f32>,
+    pub(super) dtheta: Vec<f32>,
+    pub(super) dalpha: Vec<f32>,
+}
+
+/// out = silu(q keysᵀ) values.
+pub(super) fn read(shape: MemoryShape, memory: Slots, q: &[f32]) -> Vec<f32> {
+    let (s, d) = (shape.slots, shape.width);
+    let t = q.len() / d;
+    let mut active = times_transposed(q, memory.keys, t, s, d);
+    silu_in_place(&mut active);
+    let mut out = vec![0.0; t * d];
+    add_times(&active, memory.values, &mut out, t, d, s);
+    out
+}
+
+/// sums [S] += |silu(q keysᵀ)| summed over rows.
+pub(super) fn add_slot_reads(shape: MemoryShape, keys: &[f32], q: &[f32], sums: &mut [f32]) {
+    let (s, d) = (shape.slots, shape.width);
+    let mut active = times_transposed(q, keys, q.len() / d, s, d);
+    silu_in_place(&mut active);
+    for row in active.chunks_exact(s) {
+        sums.iter_mut()
+            .zip(row)
+            .for_each(|(sum, a)| *sum += a.abs());
+    }
+}
+
+/// Gradients of [`read`]: returns dq, adds to `dkeys` and `dvalues` [S,D].
+pub(super) fn read_backward(
+    shape: MemoryShape,
+    memory: Slots,
+    q: &[f32],
+    dout: &[f32],
+    dkeys: &mut [f32],
+    dvalues: &mut [f32],
+) -> Vec<f32> {
+    let (s, d) = (shape.slots, shape.width);
+    let t = q.len() / d;
+    let hidden = times_transposed(q, memory.keys, t, s, d);
+    let (mut active, mut slope) = (vec![0.0; t * s], vec![0.0; t * s]);
+    silu_and_slope(&hidden, &mut active, &mut slope);
+    let dhidden = product(&times_transposed(dout, memory.values, t, s, d), &slope);
+    add_transposed_times(&active, dout, dvalues, s, d, t);
+    add_transposed_times(&dhidden, q, dkeys, s, d, t);
+    let mut dq = vec![0.0; t * d];
+    add_times(&dhidden, memory.keys, &mut dq, t, d, s);
+    dq
+}
+
+/// Moves `memory` from the start of a chunk to its end; `base` is what forgetting decays towards.
+pub(super) fn write(shape: MemoryShape, base: Slots, memory: MemoryView, chunk: &Chunk) {
+    let surprise = Surprise::at(
+        shape,
+        Slots {
+            keys: memory.keys,
+            values: memory.values,
+        },
+        chunk,
+    );
+    let c = Coefficients::of(chunk.eta, chunk.theta, chunk.alpha);
+    let halves = [
+        (
+            memory.keys,
+            memory.momentum_keys,
+            base.keys,
+            &surprise.key_pull(),
+            chunk.k,
+        ),
+        (
+            memory.values,
+            memory.momentum_values,
+            base.values,
+            &surprise.active,
+            &surprise.error,
+        ),
+    ];
+    for (fast, momentum, learned, left, right) in halves {
+        for ((m, s), m0) in fast.iter_mut().zip(&mut *momentum).zip(learned) {
+            *m = m0 + c.keep * (*m - m0) + c.carry * *s;
+            *s *= c.decay;
+        }
+        add_outer(shape, left, right, &c.to_memory, fast);
+        add_outer(shape, left, right, &c.to_momentum, momentum);
+    }
+}
+
+/// Gradients of [`write`], from the memory `start` that the chunk found.
+///
+/// `grad` holds the gradient of the state after the chunk and leaves as that of the state before
+/// it; `dbase` receives what flows to the learned slots through forgetting. `last` says that the
+/// momentum after this chunk is never used, so that its gradient is zero.
+pub(super) fn write_backward(
+    shape: MemoryShape,
+    base: Slots,
+    start: &HeadMemory,
+    chunk: &Chunk,
+    last: bool,
+    grad: &mut HeadMemory,
+    dbase: &mut HeadMemory,
+) -> ChunkGradient {
+    let (s, d) = (shape.slots, shape.width);
+    let t = chunk.eta.len();
+    let surprise = Surprise::at(shape, start.slots(), chunk);
+    let c = Coefficients::of(chunk.eta, chunk.theta, chunk.alpha);
+
+    // Through the weighted outer products, to their factors and to the weights.
+    let key_pull = surprise.key_pull();
+    let mut dk = vec![0.0; t * d];
+    let mut derror = vec![0.0; t * d];
+    let mut dkey_pull = vec![0.0; t * s];
+    let mut dactive = vec![0.0; t * s];
+    let mut dto_memory = vec![0.0; t];
+    let mut dto_momentum = vec![0.0; t];
+    let mut outer = |weights: &[f32], dweights: &mut [f32], to_keys: &[f32], to_values: &[f32]| {
+        outer_backward(
+            shape,
+            &key_pull,
+            chunk.k,
+            weights,
+            to_keys,
+            &mut dkey_pull,
+            &mut dk,
+            dweights,
+        );
+        outer_backward(
+            shape,
+            &surprise.active,
+            &surprise.error,
+            weights,
+            to_values,
+            &mut dactive,
+            &mut derror,
+            dweights,
+        );
+    };
+    outer(&c.to_memory, &mut dto_memory, &grad.keys, &grad.values);
+    if !last {
+        outer(
+            &c.to_momentum,
+            &mut dto_momentum,
+            &grad.momentum_keys,
+            &grad.momentum_values,
+        );
+    }
+
+    // Through the carried-over state: fast = base + keep (start - base) + carry momentum + ...
+    let (mut dkeep, mut dcarry, mut ddecay) = (0.0f64, 0.0f64, 0.0f64);
+    let halves = [
+        (
+            &mut grad.keys,
+            &mut grad.momentum_keys,
+            base.keys,
+            &start.keys,
+            &start.momentum_keys,
+            &mut dbase.keys,
+        ),
+        (
+            &mut grad.values,
+            &mut grad.momentum_values,
+            base.values,
+            &start.values,
+            &start.momentum_values,
+            &mut dbase.values,
+        ),
+    ];
+    for (dfast, dmomentum, learned, fast, momentum, dlearned) in halves {
+        dcarry += f64::from(dot(dfast, momentum));
+        ddecay += f64::from(dot(dmomentum, momentum));
+        dkeep += f64::from(dot(dfast, fast)) - f64::from(dot(dfast, learned));
+        for ((g, dm), d0) in dfast.iter_mut().zip(dmomentum.iter_mut()).zip(dlearned) {
+            *d0 += (1.0 - c.keep) * *g;
+            *dm = c.decay * *dm + c.carry * *g;
+            *g *= c.keep;
+        }
+    }
+
+    // Through the surprise: pull, clipped error, active, hidden.
+    let dpull = product(&dkey_pull, &surprise.slope);
+    let mut dhidden = dkey_pull;
+    multiply_by_curvature(&mut dhidden, &surprise.pull, &surprise.hidden);
+    add_times(&dpull, &start.values, &mut derror, t, d, s);
+    add_transposed_times(&dpull, &surprise.error, &mut grad.values, s, d, t);
+    for ((de, e), &n) in derror
+        .chunks_exact_mut(d)
+        .zip(surprise.error.chunks_exact(d))
+        .zip(&surprise.norm)
+    {
+        if n > 1.0 {
+            let along = dot(de, e);
+            de.iter_mut()
+                .zip(e)
+                .for_each(|(g, e)| *g = (*g - along * e) / n);
+        }
+    }
+    add_transposed_times(&surprise.active, &derror, &mut grad.values, s, d, t);
+    add_times_transposed(&derror, &start.values, &mut dactive, t, s, d);
+    add_product(&dactive, &surprise.slope, &mut dhidden);
+    add_transposed_times(&dhidden, chunk.k, &mut grad.keys, s, d, t);
+    add_times(&dhidden, &start.keys, &mut dk, t, d, s);
+    derror.iter_mut().for_each(|g| *g = -*g);
+
+    let (deta, dtheta, dalpha) = c.backward(
+        (chunk.eta, chunk.theta, chunk.alpha),
+        &dto_memory,
+        &dto_momentum,
+        (dkeep, dcarry, ddecay),
+    );
+    ChunkGradient {
+        dk,
+        dv: derror,
+        deta,
+        dtheta,
+        dalpha,
+    }
+}
+
+/// What the rows of a chunk find wrong with the memory at its start (see the module's text).
+struct Surprise {
+    hidden: Vec<f32>,
+    active: Vec<f32>,
+    slope: Vec<f32>,
+    pull: Vec<f32>,
+    /// Clipped, [T,D].
+    error: Vec<f32>,
+    /// Before the clip, [T].
+    norm: Vec<f32>,
+}
+
+impl Surprise {
+    fn at(shape: MemoryShape, memory: Slots, chunk: &Chunk) -> Self {
+        let (s, d) = (shape.slots, shape.width);
+        let t = chunk.eta.len();
+        let hidden = times_transposed(chunk.k, memory.keys, t, s, d);
+        let (mut active, mut slope) = (vec![0.0; t * s], vec![0.0; t * s]);
+        silu_and_slope(&hidden, &mut active, &mut slope);
+        let mut error: Vec<f32> = chunk.v.iter().map(|v| -v).collect();
+        add_times(&active, memory.values, &mut error, t, d, s);
+        let mut norm = Vec::with_capacity(t);
+        for e in error.chunks_exact_mut(d) {
+            let n = dot(e, e).sqrt();
+            if n > 1.0 {
+                e.iter_mut().for_each(|x| *x /= n);
+            }
+            norm.push(n);
+        }
+        let pull = times_transposed(&error, memory.values, t, s, d);
+        Self {
+            hidden,
+            active,
+            slope,
+            pull,
+            error,
+            norm,
+        }
+    }
+
+    /// pull ∘ slope: the left factor of the keys' gradient.
+    fn key_pull(&self) -> Vec<f32> {
+        product(&self.pull, &self.slope)
+    }
+}
+
+/// into [S,D] += sum over t of weights_t left_t ⊗ right_t.
+fn add_outer(shape: MemoryShape, left: &[f32], right: &[f32], weights: &[f32], into: &mut [f32]) {
+    let weighted = scale_rows(right, weights);
+    add_transposed_times(
+        left,
+        &weighted,
+        into,
+        shape.slots,
+        shape.width,
+        weights.len(),
+    );
+}
+
+/// Gradients of [`add_outer`] given that of `into`; adds to all three.
+#[allow(clippy::too_many_arguments)]
+fn outer_backward(
+    shape: MemoryShape,
+    left: &[f32],
+    right: &[f32],
+    weights: &[f32],
+    grad: &[f32],
+    dleft: &mut [f32],
+    dright: &mut [f32],
+    dweights: &mut [f32],
+) {
+    let (s, d) = (shape.slots, shape.width);
+    let t = weights.len();
+    let mut seen = vec![0.0; t * d];
+    add_times(left, grad, &mut seen, t, d, s);
+    for i in 0..t {
+        let row = i * d..(i + 1) * d;
+        dweights[i] += dot(&right[row.clone()], &seen[row.clone()]);
+        for (g, y) in dright[row.clone()].iter_mut().zip(&seen[row]) {
+            *g += weights[i] * y;
+        }
+    }
+    add_times_transposed(&scale_rows(right, weights), grad, dleft, t, s, d);
+}
+
+fn scale_rows(x: &[f32], weights: &[f32]) -> Vec<f32> {
+    let d = x.len() / weights.len();
+    x.chunks_exact(d)
+        .zip(weights)
+        .flat_map(|(row, w)| row.iter().map(move |x| w * x))
+        .collect()
+}
+
+multiversion! {
+    fn silu_in_place(x: &mut [f32]) {
+        for x in x {
+            *x = silu(*x);
+        }
+    }
+}
+
+multiversion! {
+    /// active = silu(hidden), slope = silu'(hidden).
+    fn silu_and_slope(hidden: &[f32], active: &mut [f32], slope: &mut [f32]) {
+        for ((&h, a), s) in hidden.iter().zip(active).zip(slope) {
+            *a = silu(h);
+            *s = silu_derivative(h);
+        }
+    }
+}
+
+multiversion! {
+    /// x *= by * silu''(hidden).
+    fn multiply_by_curvature(x: &mut [f32], by: &[f32], hidden: &[f32]) {
+        for ((x, &by), &h) in x.iter_mut().zip(by).zip(hidden) {
+            let s = sigmoid(h);
+            *x *= by * s * (1.0 - s) * (2.0 + h * (1.0 - 2.0 * s));
+        }
+    }
+}
+
+multiversion! {
+    /// into += a ∘ b.
+    fn add_product(a: &[f32], b: &[f32], into: &mut [f32]) {
+        for ((&a, &b), into) in a.iter().zip(b).zip(into) {
+            *into += a * b;
+        }
+    }
+}
+
+fn product(a: &[f32], b: &[f32]) -> Vec<f32> {
+    a.iter().zip(b).map(|(a, b)| a * b).collect()
+}
+
+/// a [m,k] bᵀ, b [n,k].
+fn times_transposed(a: &[f32], b: &[f32], m: usize, n: usize, k: usize) -> Vec<f32> {
+    let mut c = vec![0.0; m * n];
+    gemm_seq(m, n, k, 1.0, a, k, 1, b, 1, k, 0.0, &mut c, n);
+    c
+}
+
+/// c [m,n] += a [m,k] bᵀ, b [n,k].
+fn add_times_transposed(a: &[f32], b: &[f32], c: &mut [f32], m: usize, n: usize, k: usize) {
+    gemm_seq(m, n, k, 1.0, a, k, 1, b, 1, k, 1.0, c, n);
+}
+
+/// c [m,n] += a [m,k] b [k,n].
+fn add_times(a: &[f32], b: &[f32], c: &mut [f32], m: usize, n: usize, k: usize) {
+    gemm_seq(m, n, k, 1.0, a, k, 1, b, n, 1, 1.0, c, n);
+}
+
+/// c [m,n] += aᵀ b, a [k,m], b [k,n].
+fn add_transposed_times(a: &[f32], b: &[f32], c: &mut [f32], m: usize, n: usize, k: usize) {
+    gemm_seq(m, n, k, 1.0, a, 1, m, b, n, 1, 1.0, c, n);
+}
