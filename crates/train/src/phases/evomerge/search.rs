@@ -1,0 +1,613 @@
+//! The search: a serializable state and one unit of work, a generation.
+//!
+//! Generation 0 is the eight combinations with neutral genes; a sweep of plain task arithmetic then
+//! joins the pool, of which the best eight go on. Each later generation of eight: two elites stay,
+//! four children are their mutants, two come from merging the six losers in two groups of three
+//! (every other rank each, so both groups hold good and bad). When the mean distance of the
+//! population is below `diversity` the mutation rate doubles, the second elite is the best one far
+//! enough from the first, and every tenth generation the last child is a random genome of the
+//! combination least used. A combination that never had a valid child is tried again every generation.
+//!
+//! Random search (`Strategy::Random`) is the same loop with six random genomes in place of the six
+//! children, so that it can be run to the same number of evaluations with the same races and cache.
+
+use super::genome::Draws;
+use super::race::{Bench, Job, Rejected};
+use super::{
+    Cache, Counts, Error, Evaluate, Genome, Measures, Parents, Sample, Space, Split, distances,
+    fitness, front, mean_distance,
+};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeSet;
+
+/// Members of a population.
+const POPULATION: usize = 8;
+
+/// What proposes new genomes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Strategy {
+    /// Elites, mutants, merged losers.
+    Evolution,
+    /// Uniformly drawn genomes: the baseline.
+    Random,
+}
+
+/// Settings of a search; the default is the plan's.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Settings {
+    /// The run's seed.
+    pub seed: u64,
+    /// Evolution, or the baseline.
+    pub strategy: Strategy,
+    /// Sample sizes of the race's rounds, growing.
+    pub rounds: Vec<usize>,
+    /// Mutation rate; doubled under low diversity.
+    pub mutation: f64,
+    /// Mean cosine distance below which a population counts as converging.
+    pub diversity: f64,
+    /// Generations between injections under low diversity.
+    pub injection_every: u64,
+    /// Lambdas of the task-arithmetic sweep.
+    pub sweep: Vec<f64>,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Settings {
+            seed: 42,
+            strategy: Strategy::Evolution,
+            rounds: vec![125, 500, 1000],
+            mutation: 0.01,
+            diversity: 0.3,
+            injection_every: 10,
+            sweep: vec![0.3, 0.35, 0.4, 0.45, 0.5],
+        }
+    }
+}
+
+impl Settings {
+    fn check(&self) -> Result<(), Error> {
+        let bad = |key, found: String, allowed| {
+            Err(Error::Setting {
+                key,
+                found,
+                allowed,
+            })
+        };
+        if self.rounds.is_empty() || self.rounds[0] == 0 || !self.rounds.is_sorted_by(|a, b| a < b)
+        {
+            return bad(
+                "rounds",
+                format!("{:?}", self.rounds),
+                "growing sample sizes, at least one",
+            );
+        }
+        if !(self.mutation > 0.0 && self.mutation <= 0.25) {
+            return bad(
+                "mutation",
+                self.mutation.to_string(),
+                "above 0, at most 0.25",
+            );
+        }
+        if !(0.0..=2.0).contains(&self.diversity) {
+            return bad(
+                "diversity",
+                self.diversity.to_string(),
+                "a cosine distance, 0 to 2",
+            );
+        }
+        if self.injection_every == 0 {
+            return bad("injection_every", "0".to_owned(), "at least 1");
+        }
+        if self.sweep.iter().any(|l| !l.is_finite()) {
+            return bad("sweep", format!("{:?}", self.sweep), "finite numbers");
+        }
+        Ok(())
+    }
+}
+
+/// A measured member.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Individual {
+    /// Index of its `Birth`.
+    pub id: u64,
+    /// Its recipe.
+    pub genome: Genome,
+    /// Hash of its weights, scales and threshold.
+    pub hash: String,
+    /// Last round of the race that it reached, from 0.
+    pub round: usize,
+    /// Measures of that round.
+    pub measures: Measures,
+    /// Fitness of that round, on the fitness split.
+    pub fitness: f64,
+}
+
+/// How a member came to be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Origin {
+    /// One of generation 0's eight.
+    Combination,
+    /// Plain task arithmetic.
+    Sweep,
+    /// Mutant of an elite.
+    Mutant,
+    /// Merge of three losers.
+    Merged,
+    /// Brought in for diversity, or for a combination without a valid child.
+    Injected,
+    /// Random search.
+    Random,
+}
+
+/// A member's entry in the book of births; together they are the lineage.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Birth {
+    /// Its number, counted from 0.
+    pub id: u64,
+    /// The generation.
+    pub generation: u64,
+    /// How.
+    pub origin: Origin,
+    /// Ids of the members it came from; empty for those made from the parents alone.
+    pub from: Vec<u64>,
+    /// Its genome (after fallback, the linear one that took its place).
+    pub genome: Genome,
+    /// Hash of its weights.
+    pub hash: String,
+    /// What it was meant to be, where that was degenerate.
+    pub rejected: Vec<Rejected>,
+}
+
+/// What happened in one generation.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Generation {
+    /// Its number.
+    pub generation: u64,
+    /// Fitness of the best member that finished the race.
+    pub best_fitness: f64,
+    /// Its id.
+    pub best: u64,
+    /// Mean over the population, each in its last round.
+    pub mean_fitness: f64,
+    /// Mean cosine distance between the members' task vectors.
+    pub diversity: f64,
+    /// Relative gain of the best over the parents' mean.
+    pub improvement: f64,
+    /// Rate at which this generation's mutants were made.
+    pub mutation_rate: f64,
+    /// Whether a random genome was brought in.
+    pub injected: bool,
+    /// Work of this generation alone.
+    pub work: Counts,
+}
+
+/// A model in a comparison on one split.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Contender {
+    /// What it is.
+    pub name: String,
+    /// Its recipe.
+    pub genome: Genome,
+    /// Hash of its weights.
+    pub hash: String,
+    /// Its measures.
+    pub measures: Measures,
+    /// Fitness relative to the parents' mean on that split.
+    pub fitness: f64,
+}
+
+/// The member chosen on the selection split.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Champion {
+    /// The member, as the fitness split saw it.
+    pub individual: Individual,
+    /// All finalists on the selection split, best first.
+    pub finalists: Vec<Contender>,
+}
+
+/// The whole state of a search; what a checkpoint holds.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Search {
+    /// Settings, fixed at the start.
+    pub settings: Settings,
+    /// Hash of the parents that this search belongs to.
+    pub parents_hash: String,
+    /// Generations done, generation 0 included.
+    pub generation: u64,
+    /// The population, best first.
+    pub population: Vec<Individual>,
+    /// Cosine distances between its members.
+    pub distances: Vec<Vec<f64>>,
+    /// All members ever, by id.
+    pub births: Vec<Birth>,
+    /// The task-arithmetic sweep, in the order of its lambdas.
+    pub sweep: Vec<Individual>,
+    /// The Pareto front over all members that finished a race.
+    pub front: Vec<Individual>,
+    /// Valid children per combination, without sweep and fallbacks.
+    pub combinations: [u64; 8],
+    /// One row per generation.
+    pub history: Vec<Generation>,
+    /// Everything measured.
+    pub cache: Cache,
+}
+
+/// A genome that asks to be born.
+type Proposal = (Origin, Vec<u64>, Genome);
+
+impl Search {
+    /// A search that has not begun. Checks settings and parents.
+    pub fn new(settings: Settings, parents: &Parents) -> Result<Search, Error> {
+        settings.check()?;
+        parents.check()?;
+        Ok(Search {
+            settings,
+            parents_hash: parents.hash(),
+            generation: 0,
+            population: Vec::new(),
+            distances: Vec::new(),
+            births: Vec::new(),
+            sweep: Vec::new(),
+            front: Vec::new(),
+            combinations: [0; 8],
+            history: Vec::new(),
+            cache: Cache::default(),
+        })
+    }
+
+    /// A random search with the same settings; run it until `work().scored_items` is the same.
+    pub fn random_baseline(&self, parents: &Parents) -> Result<Search, Error> {
+        let settings = Settings {
+            strategy: Strategy::Random,
+            ..self.settings.clone()
+        };
+        Search::new(settings, parents)
+    }
+
+    /// Counted work so far.
+    pub fn work(&self) -> Counts {
+        self.cache.counts
+    }
+
+    /// The best member so far by fitness; None before generation 0.
+    pub fn best(&self) -> Option<&Individual> {
+        self.population.first()
+    }
+
+    /// Runs the next generation. Deterministic from the state, at any number of workers; on an
+    /// error the state is as it was.
+    pub fn next_generation(
+        &mut self,
+        parents: &Parents,
+        evaluator: &dyn Evaluate,
+        workers: usize,
+    ) -> Result<&Generation, Error> {
+        self.same_parents(parents)?;
+        let mut next = self.clone();
+        next.advance(Bench {
+            parents,
+            evaluator,
+            workers,
+        })?;
+        *self = next;
+        Ok(self.history.last().expect("advance adds a row"))
+    }
+
+    fn same_parents(&self, parents: &Parents) -> Result<(), Error> {
+        let found = parents.hash();
+        if found == self.parents_hash {
+            return Ok(());
+        }
+        Err(Error::ParentsChanged {
+            saved: self.parents_hash.clone(),
+            found,
+        })
+    }
+
+    fn advance(&mut self, bench: Bench) -> Result<(), Error> {
+        let before = self.cache.counts;
+        let space = Space::of(bench.parents);
+        let low = self.low_diversity();
+        let mutation_rate = self.settings.mutation * if low { 2.0 } else { 1.0 };
+        let (mut pool, proposals) = match (self.generation, self.settings.strategy) {
+            (0, Strategy::Evolution) => (Vec::new(), self.combinations_of_generation_0(space)),
+            (0, Strategy::Random) => (Vec::new(), self.random_genomes(space, POPULATION)),
+            (_, Strategy::Random) => {
+                let kept = self.population[..2].to_vec();
+                (kept, self.random_genomes(space, POPULATION - 2))
+            }
+            (_, Strategy::Evolution) => {
+                let elites = self.elites();
+                let kept = elites.map(|i| self.population[i].clone()).to_vec();
+                (kept, self.children(elites, mutation_rate, low, space))
+            }
+        };
+        let injected = proposals.iter().any(|p| p.0 == Origin::Injected);
+        pool.extend(self.bear(bench, proposals)?);
+        if self.generation == 0 && self.settings.strategy == Strategy::Evolution {
+            let lambdas = self.settings.sweep.iter();
+            let seeds: Vec<Proposal> = lambdas
+                .map(|&lambda| (Origin::Sweep, Vec::new(), Genome::arithmetic(lambda, space)))
+                .collect();
+            self.sweep = self.bear(bench, seeds)?;
+            pool.extend(self.sweep.clone());
+        }
+        self.widen_front(&pool);
+        rank(&mut pool);
+        pool.truncate(POPULATION);
+        self.population = pool;
+        let genomes: Vec<&Genome> = self.population.iter().map(|m| &m.genome).collect();
+        self.distances = distances(&genomes, bench.parents, bench.workers);
+        self.record(before, mutation_rate, injected);
+        self.generation += 1;
+        Ok(())
+    }
+
+    fn record(&mut self, before: Counts, mutation_rate: f64, injected: bool) {
+        let best = &self.population[0];
+        let total = self.population.iter().map(|m| m.fitness).sum::<f64>();
+        let now = self.cache.counts;
+        self.history.push(Generation {
+            generation: self.generation,
+            best_fitness: best.fitness,
+            best: best.id,
+            mean_fitness: total / self.population.len() as f64,
+            diversity: mean_distance(&self.distances),
+            improvement: best.fitness - 1.0,
+            mutation_rate,
+            injected,
+            work: Counts {
+                evaluations: now.evaluations - before.evaluations,
+                scored_items: now.scored_items - before.scored_items,
+                cache_hits: now.cache_hits - before.cache_hits,
+                rejected: now.rejected - before.rejected,
+            },
+        });
+    }
+
+    fn low_diversity(&self) -> bool {
+        self.settings.strategy == Strategy::Evolution
+            && !self.population.is_empty()
+            && mean_distance(&self.distances) < self.settings.diversity
+    }
+
+    /// The two that stay: the best, and the next best; when diversity is low, the next best that is
+    /// at least `diversity` away from the first, or the farthest.
+    fn elites(&self) -> [usize; 2] {
+        if !self.low_diversity() {
+            return [0, 1];
+        }
+        let from_best = &self.distances[0];
+        let far = (1..self.population.len()).find(|&i| from_best[i] >= self.settings.diversity);
+        let farthest = (1..self.population.len())
+            .rev()
+            .max_by(|&a, &b| from_best[a].total_cmp(&from_best[b]))
+            .expect("a population has eight members");
+        [0, far.unwrap_or(farthest)]
+    }
+
+    fn combinations_of_generation_0(&self, space: Space) -> Vec<Proposal> {
+        let neutral = |bits| {
+            (
+                Origin::Combination,
+                Vec::new(),
+                Genome::neutral(bits, space, self.settings.seed),
+            )
+        };
+        (0..8).map(neutral).collect()
+    }
+
+    fn random_genomes(&self, space: Space, n: usize) -> Vec<Proposal> {
+        let genome = |slot: usize| {
+            let mut draws = self.draws("evomerge random", slot);
+            // The first population has every combination, as evolution's has.
+            let bits = if n == POPULATION {
+                slot as u8
+            } else {
+                (draws.bits() & 7) as u8
+            };
+            (
+                Origin::Random,
+                Vec::new(),
+                Genome::random(bits, space, &mut draws),
+            )
+        };
+        (0..n).map(genome).collect()
+    }
+
+    fn children(&self, elites: [usize; 2], rate: f64, low: bool, space: Space) -> Vec<Proposal> {
+        let mutant = |slot: usize| {
+            let of = &self.population[elites[slot / 2]];
+            let genome = of
+                .genome
+                .mutated(rate, space, &mut self.draws("evomerge mutant", slot));
+            (Origin::Mutant, vec![of.id], genome)
+        };
+        let mut children: Vec<Proposal> = (0..4).map(mutant).collect();
+        let losers: Vec<&Individual> = (0..self.population.len())
+            .filter(|i| !elites.contains(i))
+            .map(|i| &self.population[i])
+            .collect();
+        for group in 0..2 {
+            let of = [losers[group], losers[group + 2], losers[group + 4]];
+            let mut draws = self.draws("evomerge merged", group);
+            let genome = Genome::merged(of.map(|m| &m.genome), &mut draws);
+            children.push((Origin::Merged, of.map(|m| m.id).to_vec(), genome));
+        }
+        let least = (0..8)
+            .min_by_key(|&bits| self.combinations[bits])
+            .expect("eight combinations");
+        let due = low
+            && self
+                .generation
+                .is_multiple_of(self.settings.injection_every);
+        if due || self.combinations[least] == 0 {
+            let mut draws = self.draws("evomerge injected", 0);
+            let genome = Genome::random(least as u8, space, &mut draws);
+            children[5] = (Origin::Injected, Vec::new(), genome);
+        }
+        children
+    }
+
+    fn draws(&self, purpose: &str, slot: usize) -> Draws {
+        Draws::new(self.settings.seed, purpose, self.generation, slot)
+    }
+
+    /// Races proposals and enters them in the book of births.
+    fn bear(&mut self, bench: Bench, proposals: Vec<Proposal>) -> Result<Vec<Individual>, Error> {
+        let first = self.births.len() as u64;
+        let newcomers = (first..)
+            .zip(proposals.iter().map(|p| p.2.clone()))
+            .collect();
+        let raced = bench.race(&mut self.cache, newcomers, &self.settings.rounds)?;
+        let mut born = Vec::new();
+        for ((origin, from, _), (individual, rejected)) in proposals.into_iter().zip(raced) {
+            if rejected.is_empty() && origin != Origin::Sweep {
+                self.combinations[individual.genome.bits as usize] += 1;
+            }
+            self.births.push(Birth {
+                id: individual.id,
+                generation: self.generation,
+                origin,
+                from,
+                genome: individual.genome.clone(),
+                hash: individual.hash.clone(),
+                rejected,
+            });
+            born.push(individual);
+        }
+        Ok(born)
+    }
+
+    fn widen_front(&mut self, pool: &[Individual]) {
+        let mut candidates = std::mem::take(&mut self.front);
+        candidates.extend(pool.iter().filter(|m| self.finished(m)).cloned());
+        let measures: Vec<Measures> = candidates.iter().map(|m| m.measures.clone()).collect();
+        self.front = front(&measures)
+            .into_iter()
+            .map(|i| candidates[i].clone())
+            .collect();
+    }
+
+    fn finished(&self, member: &Individual) -> bool {
+        member.round + 1 == self.settings.rounds.len()
+    }
+
+    /// The best `n` different members that finished a race: population, sweep and Pareto front.
+    pub fn finalists(&self, n: usize) -> Vec<Individual> {
+        let everyone = self.population.iter().chain(&self.sweep).chain(&self.front);
+        let mut finalists: Vec<Individual> =
+            everyone.filter(|m| self.finished(m)).cloned().collect();
+        rank(&mut finalists);
+        let mut seen = BTreeSet::new();
+        finalists.retain(|m| seen.insert(m.hash.clone()));
+        finalists.truncate(n);
+        finalists
+    }
+
+    /// The best of the task-arithmetic sweep on the fitness split.
+    pub fn best_of_sweep(&self) -> Option<Individual> {
+        let mut sweep = self.sweep.clone();
+        rank(&mut sweep);
+        sweep.into_iter().next()
+    }
+
+    /// Chooses the champion: the best of `n` finalists on `items` items of the selection split.
+    pub fn choose(
+        &mut self,
+        parents: &Parents,
+        evaluator: &dyn Evaluate,
+        workers: usize,
+        (n, items): (usize, usize),
+    ) -> Result<Champion, Error> {
+        assert!(
+            !self.population.is_empty(),
+            "choose: no generation has been run"
+        );
+        let finalists = self.finalists(n.max(1));
+        let named = |m: &Individual| (format!("member {}", m.id), m.genome.clone());
+        let contenders: Vec<(String, Genome)> = finalists.iter().map(named).collect();
+        let sample = Sample {
+            split: Split::Selection,
+            items,
+        };
+        let mut rows = self.compare(parents, evaluator, workers, &contenders, sample)?;
+        // Stable: of equals the one with the better fitness.
+        rows.sort_by(|a, b| b.fitness.total_cmp(&a.fitness));
+        let individual = finalists
+            .into_iter()
+            .find(|m| m.hash == rows[0].hash)
+            .expect("a row is made of each finalist");
+        Ok(Champion {
+            individual,
+            finalists: rows,
+        })
+    }
+
+    /// Measures named genomes on one sample, through the cache, against the parents' mean there:
+    /// champion, parents (`Genome::parent`), best of sweep, best of random search.
+    pub fn compare(
+        &mut self,
+        parents: &Parents,
+        evaluator: &dyn Evaluate,
+        workers: usize,
+        contenders: &[(String, Genome)],
+        sample: Sample,
+    ) -> Result<Vec<Contender>, Error> {
+        self.same_parents(parents)?;
+        let bench = Bench {
+            parents,
+            evaluator,
+            workers,
+        };
+        let mean = bench.parents_mean(&mut self.cache, sample)?;
+        let jobs: Vec<Job> = contenders
+            .iter()
+            .map(|(_, genome)| Job { genome, hash: None })
+            .collect();
+        let outcomes = bench.measure(&mut self.cache, &jobs, sample)?;
+        let row = |((name, genome), outcome): (&(String, Genome), super::race::Outcome)| {
+            let measures = outcome.measured.map_err(|reason| Error::DeadContender {
+                name: name.clone(),
+                reason,
+            })?;
+            let fitness = fitness(&measures, &mean, parents.size_mb());
+            Ok(Contender {
+                name: name.clone(),
+                genome: genome.clone(),
+                hash: outcome.hash,
+                measures,
+                fitness,
+            })
+        };
+        contenders.iter().zip(outcomes).map(row).collect()
+    }
+
+    /// A member's birth and those of all it came from, oldest first.
+    pub fn lineage(&self, id: u64) -> Vec<&Birth> {
+        let mut ids = BTreeSet::new();
+        let mut open = vec![id];
+        while let Some(id) = open.pop() {
+            if ids.insert(id) {
+                open.extend(&self.births[id as usize].from);
+            }
+        }
+        ids.into_iter()
+            .map(|id| &self.births[id as usize])
+            .collect()
+    }
+}
+
+/// Best first: by the last round reached, then by fitness in it, then the older.
+fn rank(members: &mut [Individual]) {
+    members.sort_by(|a, b| {
+        b.round
+            .cmp(&a.round)
+            .then(b.fitness.total_cmp(&a.fitness))
+            .then(a.id.cmp(&b.id))
+    });
+}
