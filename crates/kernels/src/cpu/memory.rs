@@ -12,8 +12,8 @@
 //! M_t = M_0 + (1 - alpha_t) (M_{t-1} - M_0) + S_t
 //! out_t = M_c(q_t)
 //! ```
-//! Shapes: H heads, D width of a head, S slots per head, N rows. q, k, v, out are [N, H*D]; eta,
-//! theta, alpha [N, H]; learned keys and values [H, S, D]. Rows come in segments (one document
+//! Shapes: H heads, D width of a head, S slots per head, N rows. q, k, v, out are `[N, H*D]`; eta,
+//! theta, alpha `[N, H]`; learned keys and values `[H, S, D]`. Rows come in segments (one document
 //! each), a segment in chunks counted from its own start; each segment begins at the learned slots.
 //! A slot whose key and value are both zero stays exactly zero through every write.
 //!
@@ -74,7 +74,7 @@ impl MemoryShape {
         self.slots * self.width
     }
 
-    /// One head of keys and values that lie as [H,S,D].
+    /// One head of keys and values that lie as `[H, S, D]`.
     fn head<'a>(self, keys: &'a [f32], values: &'a [f32], head: usize) -> Slots<'a> {
         let range = head * self.head_len()..(head + 1) * self.head_len();
         Slots {
@@ -99,7 +99,7 @@ impl MemoryShape {
     }
 }
 
-/// What the rows bring: q, k, v [N, H*D] and eta, theta, alpha [N, H].
+/// What the rows bring: q, k, v `[N, H*D]` and eta, theta, alpha `[N, H]`.
 #[derive(Clone, Copy)]
 pub struct Rows<'a> {
     /// Queries, of norm 1 per head.
@@ -137,7 +137,7 @@ impl Rows<'_> {
     }
 }
 
-/// Reads and writes whole segments; overwrites `out` [N, H*D].
+/// Reads and writes whole segments; overwrites `out` `[N, H*D]`.
 ///
 /// `segments` are ascending and do not overlap; rows in none of them give zero.
 ///
@@ -187,10 +187,10 @@ pub fn forward(
         });
 }
 
-/// The full gradient of [`forward`] given `dout` [N, H*D]: through reads, writes, the clip, the
+/// The full gradient of [`forward`] given `dout` `[N, H*D]`: through reads, writes, the clip, the
 /// momentum and the forgetting, back to the learned slots.
 ///
-/// `dkeys0`, `dvalues0` [H,S,D] are added to, the rest is overwritten. Nothing is kept by the
+/// `dkeys0`, `dvalues0` `[H, S, D]` are added to, the rest is overwritten. Nothing is kept by the
 /// forward pass: a chain walks its chunks again and holds their states while it goes back.
 ///
 /// # Panics

@@ -1,7 +1,7 @@
 //! The arithmetic of the memory for one head and one chunk: read, write, and their gradients.
 //!
 //! Legend: T rows, S slots, D width of a head; every matrix is row-major and contiguous.
-//! `keys`, `values` [S,D]; q, k, v, out [T,D]; what has one entry per row and slot is [T,S].
+//! `keys`, `values` `[S, D]`; q, k, v, out `[T, D]`; what has an entry per row and slot `[T, S]`.
 //!
 //! A read is out = silu(q keysᵀ) values. A write takes the gradient of ½|M(k_t) - v_t|² for all
 //! rows at the memory as the chunk found it, with the error clipped to norm 1:
@@ -20,14 +20,14 @@ use crate::cpu::gemm::gemm_seq;
 use crate::isa::multiversion;
 use crate::math::{dot, sigmoid, silu, silu_derivative};
 
-/// Keys and values of one head, [S,D] each.
+/// Keys and values of one head, `[S, D]` each.
 #[derive(Clone, Copy)]
 pub(super) struct Slots<'a> {
     pub(super) keys: &'a [f32],
     pub(super) values: &'a [f32],
 }
 
-/// One head's memory in motion (or a gradient with respect to it), [S,D] each.
+/// One head's memory in motion (or a gradient with respect to it), `[S, D]` each.
 #[derive(Clone)]
 pub(super) struct HeadMemory {
     pub(super) keys: Vec<f32>,
@@ -82,7 +82,7 @@ pub(super) struct MemoryView<'a> {
     pub(super) momentum_values: &'a mut [f32],
 }
 
-/// What one head writes in one chunk: k, v [T,D] and one coefficient of each kind per row.
+/// What one head writes in one chunk: k, v `[T, D]` and one coefficient of each kind per row.
 pub(super) struct Chunk<'a> {
     pub(super) k: &'a [f32],
     pub(super) v: &'a [f32],
@@ -111,7 +111,7 @@ pub(super) fn read(shape: MemoryShape, memory: Slots, q: &[f32]) -> Vec<f32> {
     out
 }
 
-/// sums [S] += |silu(q keysᵀ)| summed over rows.
+/// sums `[S]` += |silu(q keysᵀ)| summed over rows.
 pub(super) fn add_slot_reads(shape: MemoryShape, keys: &[f32], q: &[f32], sums: &mut [f32]) {
     let (s, d) = (shape.slots, shape.width);
     let mut active = times_transposed(q, keys, q.len() / d, s, d);
@@ -123,7 +123,7 @@ pub(super) fn add_slot_reads(shape: MemoryShape, keys: &[f32], q: &[f32], sums: 
     }
 }
 
-/// Gradients of [`read`]: returns dq, adds to `dkeys` and `dvalues` [S,D].
+/// Gradients of [`read`]: returns dq, adds to `dkeys` and `dvalues` `[S, D]`.
 pub(super) fn read_backward(
     shape: MemoryShape,
     memory: Slots,
@@ -318,9 +318,9 @@ struct Surprise {
     active: Vec<f32>,
     slope: Vec<f32>,
     pull: Vec<f32>,
-    /// Clipped, [T,D].
+    /// Clipped, `[T, D]`.
     error: Vec<f32>,
-    /// Before the clip, [T].
+    /// Before the clip, `[T]`.
     norm: Vec<f32>,
 }
 
@@ -358,7 +358,7 @@ impl Surprise {
     }
 }
 
-/// into [S,D] += sum over t of weights_t left_t ⊗ right_t.
+/// into `[S, D]` += sum over t of weights_t left_t ⊗ right_t.
 fn add_outer(shape: MemoryShape, left: &[f32], right: &[f32], weights: &[f32], into: &mut [f32]) {
     let weighted = scale_rows(right, weights);
     add_transposed_times(
@@ -446,24 +446,24 @@ fn product(a: &[f32], b: &[f32]) -> Vec<f32> {
     a.iter().zip(b).map(|(a, b)| a * b).collect()
 }
 
-/// a [m,k] bᵀ, b [n,k].
+/// a `[m, k]` bᵀ, b `[n, k]`.
 fn times_transposed(a: &[f32], b: &[f32], m: usize, n: usize, k: usize) -> Vec<f32> {
     let mut c = vec![0.0; m * n];
     gemm_seq(m, n, k, 1.0, a, k, 1, b, 1, k, 0.0, &mut c, n);
     c
 }
 
-/// c [m,n] += a [m,k] bᵀ, b [n,k].
+/// c `[m, n]` += a `[m, k]` bᵀ, b `[n, k]`.
 fn add_times_transposed(a: &[f32], b: &[f32], c: &mut [f32], m: usize, n: usize, k: usize) {
     gemm_seq(m, n, k, 1.0, a, k, 1, b, 1, k, 1.0, c, n);
 }
 
-/// c [m,n] += a [m,k] b [k,n].
+/// c `[m, n]` += a `[m, k]` b `[k, n]`.
 fn add_times(a: &[f32], b: &[f32], c: &mut [f32], m: usize, n: usize, k: usize) {
     gemm_seq(m, n, k, 1.0, a, k, 1, b, n, 1, 1.0, c, n);
 }
 
-/// c [m,n] += aᵀ b, a [k,m], b [k,n].
+/// c `[m, n]` += aᵀ b, a `[k, m]`, b `[k, n]`.
 fn add_transposed_times(a: &[f32], b: &[f32], c: &mut [f32], m: usize, n: usize, k: usize) {
     gemm_seq(m, n, k, 1.0, a, 1, m, b, n, 1, 1.0, c, n);
 }

@@ -1,4 +1,4 @@
-//! One head's columns of a matrix [N, H*D] whose rows hold all heads side by side.
+//! One head's columns of a matrix `[N, H*D]` whose rows hold all heads side by side.
 //!
 //! Tasks work on one head each, in contiguous copies; [`gather`] takes a head's columns out of an
 //! input, [`Columns`] lets many tasks put theirs back into one output at the same time. D is the
@@ -7,7 +7,7 @@
 use std::marker::PhantomData;
 use std::ops::Range;
 
-/// The columns of `head` in some rows of x [N, heads*width], as [T, width].
+/// The columns of `head` in some rows of x `[N, heads*width]`, as `[T, width]`.
 pub(super) fn gather(
     x: &[f32],
     heads: usize,
@@ -22,7 +22,7 @@ pub(super) fn gather(
     out
 }
 
-/// An output [N, heads*width] that tasks fill together, each its own heads and rows.
+/// An output `[N, heads*width]` that tasks fill together, each its own heads and rows.
 pub(super) struct Columns<'a> {
     start: *mut f32,
     len: usize,
@@ -52,7 +52,7 @@ impl<'a> Columns<'a> {
         Self::new(x, heads, width)
     }
 
-    /// Writes `x` [T, width] to the columns of `head`, from row `at` on.
+    /// Writes `x` `[T, width]` to the columns of `head`, from row `at` on.
     ///
     /// # Safety
     /// No other call may write the same head of the same rows at the same time.

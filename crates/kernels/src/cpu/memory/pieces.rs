@@ -82,7 +82,7 @@ pub(super) fn groups(pieces: &[Piece]) -> Vec<Range<usize>> {
     groups
 }
 
-/// The rows of one segment for one head, contiguous: q, k, v [T,D], the rest [T].
+/// The rows of one segment for one head, contiguous: q, k, v `[T, D]`, the rest `[T]`.
 pub(super) struct HeadRows {
     shape: MemoryShape,
     q: Vec<f32>,

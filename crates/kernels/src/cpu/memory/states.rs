@@ -9,22 +9,22 @@ use super::columns::{Columns, gather};
 use super::pieces::{HeadRows, check_segments, split};
 use super::{MemoryShape, Rows};
 
-/// Keys and values [H,S,D] of a memory at some moment, ready for [`read`].
+/// Keys and values `[H, S, D]` of a memory at some moment, ready for [`read`].
 #[derive(Clone, Debug, PartialEq)]
 pub struct State {
-    /// Keys [H,S,D].
+    /// Keys `[H, S, D]`.
     pub keys: Vec<f32>,
-    /// Values [H,S,D].
+    /// Values `[H, S, D]`.
     pub values: Vec<f32>,
 }
 
 /// The memory as it stands at the start of each wanted (segment, chunk), in the order asked for.
 ///
 /// Chunk c of a segment exists once c chunks before it are full, so c may be one past the last row
-/// of a segment that fills its chunks. Reading these states is what [`forward`] does.
+/// of a segment that fills its chunks. Reading these states is what [`super::forward`] does.
 ///
 /// # Panics
-/// As [`forward`], and when a wanted chunk does not exist.
+/// As [`super::forward`], and when a wanted chunk does not exist.
 #[track_caller]
 pub fn chunk_states(
     shape: MemoryShape,
@@ -85,7 +85,8 @@ pub fn chunk_states(
     states
 }
 
-/// Reads rows q [N, H*D] from one memory, keys and values [H,S,D]; overwrites `out` [N, H*D].
+/// Reads rows q `[N, H*D]` from one memory, keys and values `[H, S, D]`; overwrites `out`
+/// `[N, H*D]`.
 ///
 /// # Panics
 /// When a length does not fit `shape`.
@@ -110,7 +111,7 @@ pub fn read(shape: MemoryShape, keys: &[f32], values: &[f32], q: &[f32], out: &m
     });
 }
 
-/// Sum over rows of |silu(key · q)| for every slot, [H,S]: how much each slot is read.
+/// Sum over rows of |silu(key · q)| for every slot, `[H, S]`: how much each slot is read.
 ///
 /// # Panics
 /// When a length does not fit `shape`.

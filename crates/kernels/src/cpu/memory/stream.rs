@@ -13,16 +13,16 @@ use super::{MemoryShape, Rows};
 /// The memory of one sequence, and the rows of the chunk that is not yet written.
 #[derive(Clone, Debug, PartialEq)]
 pub struct MemoryState {
-    /// Keys at the start of the current chunk, [H,S,D]; ready for [`super::read`].
+    /// Keys at the start of the current chunk, `[H, S, D]`; ready for [`super::read`].
     pub keys: Vec<f32>,
-    /// Values at the start of the current chunk, [H,S,D].
+    /// Values at the start of the current chunk, `[H, S, D]`.
     pub values: Vec<f32>,
     momentum_keys: Vec<f32>,
     momentum_values: Vec<f32>,
     pending: Pending,
 }
 
-/// Rows not yet written: k, v [P, H*D], the rest [P, H], P at most one chunk.
+/// Rows not yet written: k, v `[P, H*D]`, the rest `[P, H]`, P at most one chunk.
 #[derive(Clone, Debug, Default, PartialEq)]
 struct Pending {
     k: Vec<f32>,
