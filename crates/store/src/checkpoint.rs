@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::array::{Array, Bag};
-use crate::durable::{Hashing, fill_and_sync, sync_folder, temporary_folder};
+use crate::durable::{Hashing, REMOVING, WRITING, fill_and_sync, sync_folder, temporary_folder};
 use crate::error::{Error, Result};
 use crate::journal::Key;
 use crate::run::{Run, check_name};
@@ -110,7 +110,7 @@ impl Run {
             .map_or(1, |(number, _)| number + 1);
         let path = folder.join(format!("{number:06}-{phase}"));
 
-        let making = temporary_folder(&folder, ".writing-").map_err(failed)?;
+        let making = temporary_folder(&folder, WRITING).map_err(failed)?;
         write_bag(making.path(), key, bag).map_err(failed)?;
         self.journal().mark(number, key)?;
         fs::rename(making.path(), &path).map_err(failed)?;
@@ -206,27 +206,10 @@ impl Run {
         for (_, path) in found.iter().filter(|(_, path)| !kept.contains(path)) {
             // Renamed first, so that a kill leaves no folder that looks like a torn checkpoint.
             let name = path.file_name().unwrap_or_default().to_string_lossy();
-            let leaving = folder.join(format!(".removing-{name}"));
+            let leaving = folder.join(format!("{REMOVING}{name}"));
             fs::rename(path, &leaving)
                 .and_then(|()| fs::remove_dir_all(&leaving))
                 .map_err(|source| Error::write("over an old checkpoint", path, source))?;
-        }
-        Ok(())
-    }
-
-    /// Removes what a killed writer left half-made.
-    pub(crate) fn remove_leftovers(&self) -> Result<()> {
-        let folder = self.checkpoints();
-        let failed = |source| Error::write("over what a killed process left", &folder, source);
-        let Ok(entries) = fs::read_dir(&folder) else {
-            return Ok(());
-        };
-        for entry in entries {
-            let entry = entry.map_err(failed)?;
-            let name = entry.file_name().to_string_lossy().into_owned();
-            if name.starts_with(".writing-") || name.starts_with(".removing-") {
-                fs::remove_dir_all(entry.path()).map_err(failed)?;
-            }
         }
         Ok(())
     }

@@ -10,6 +10,11 @@ use std::path::Path;
 
 use crate::error::{Error, Result};
 
+/// Begins the names of files and folders that are not finished.
+pub(crate) const WRITING: &str = ".writing-";
+/// Begins the names of folders on their way out.
+pub(crate) const REMOVING: &str = ".removing-";
+
 /// Bytes that may still be written on the disk holding `path` (or its nearest existing parent);
 /// 0 when the system does not say.
 pub fn disk_free(path: &Path) -> u64 {
@@ -45,7 +50,7 @@ pub(crate) fn write_with(
     let write = || -> io::Result<()> {
         fs::create_dir_all(folder)?;
         let mut builder = tempfile::Builder::new();
-        builder.prefix(".writing-");
+        builder.prefix(WRITING);
         #[cfg(unix)]
         builder.permissions(shared(0o666));
         let temporary = builder.tempfile_in(folder)?;
@@ -84,6 +89,26 @@ pub(crate) fn temporary_folder(parent: &Path, prefix: &str) -> io::Result<tempfi
     #[cfg(unix)]
     builder.permissions(shared(0o777));
     builder.tempdir_in(parent)
+}
+
+/// Removes what a killed writer left unfinished in `folder` and `depth` levels below it. For the
+/// holder of the run's lock only.
+pub(crate) fn remove_leftovers(folder: &Path, depth: usize) -> io::Result<()> {
+    for entry in fs::read_dir(folder)? {
+        let entry = entry?;
+        let name = entry.file_name().to_string_lossy().into_owned();
+        let is_folder = entry.file_type()?.is_dir();
+        if name.starts_with(WRITING) || name.starts_with(REMOVING) {
+            if is_folder {
+                fs::remove_dir_all(entry.path())?;
+            } else {
+                fs::remove_file(entry.path())?;
+            }
+        } else if is_folder && depth > 0 {
+            remove_leftovers(&entry.path(), depth - 1)?;
+        }
+    }
+    Ok(())
 }
 
 /// Temporary files are private by default, what we hand on is as open as the umask says.

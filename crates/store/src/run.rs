@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::array::Array;
-use crate::durable::{sync_folder, temporary_folder, write_file};
+use crate::durable::{remove_leftovers, sync_folder, temporary_folder, write_file};
 use crate::error::{Error, Result};
 use crate::journal::Journal;
 use crate::request::Requests;
@@ -142,9 +142,9 @@ impl Run {
         let lock = lock(&dir, name)?;
         let state = read_state(&dir)?;
         write_state(&dir, state.state, state.attempt + 1)?;
-        let run = Run::load(dir, name, Some(lock), state.attempt + 1)?;
-        run.remove_leftovers()?;
-        Ok(run)
+        remove_leftovers(&dir, 2)
+            .map_err(|source| Error::write("over what a killed process left", &dir, source))?;
+        Run::load(dir, name, Some(lock), state.attempt + 1)
     }
 
     /// Opens an existing run for reading, and for submitting requests, while another process may

@@ -207,8 +207,13 @@ fn what_a_killed_writer_left_half_made_is_removed_on_opening() {
     fs::create_dir_all(folder.join(".writing-abc")).unwrap();
     fs::write(folder.join(".writing-abc/state.safetensors"), "half").unwrap();
     fs::create_dir_all(folder.join(".removing-000000-x")).unwrap();
+    let models = root.path().join("runs/first/phase1-cognate/final");
+    fs::create_dir_all(&models).unwrap();
+    fs::write(models.join(".writing-def"), "half a model").unwrap();
+    fs::write(models.join("whole.safetensors"), "a model").unwrap();
     let run = Run::open(root.path(), "first").unwrap();
     assert_eq!(fs::read_dir(&folder).unwrap().count(), 1);
+    assert_eq!(contents(&models).len(), 1);
     assert_eq!(run.newest_checkpoint().unwrap().unwrap().key.step, 1);
 }
 
