@@ -1,1 +1,24 @@
-//! To be described.
+//! Models: the Cognate (TRM x Titans-MAG) and a Llama, with training forward passes and streaming
+//! generation that give the same logits.
+//!
+//! Reading order: [`config`] says what a Cognate is made of; [`params`] names and initialises its
+//! tensors; [`cognate`] is the forward pass, one code path for training and streaming; [`stream`] keeps
+//! what streaming remembers; [`thoughts`] runs parallel thoughts beside the text; [`generate`] samples.
+//!
+//! Legend: N rows (tokens), W width, H heads, hd head width, V vocabulary, P passes of the core.
+
+#![forbid(unsafe_code)]
+
+pub mod batch;
+pub mod cognate;
+pub mod config;
+pub mod generate;
+pub mod params;
+pub mod stream;
+pub mod thoughts;
+
+pub use batch::Batch;
+pub use cognate::{Cognate, Depth, Output};
+pub use config::{Block, Config, ConfigError, Part};
+pub use generate::{LanguageModel, Sampler, Stream};
+pub use params::{Bound, Params};

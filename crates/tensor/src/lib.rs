@@ -25,7 +25,7 @@ mod tensor;
 pub use kernels::isa;
 pub use kernels::random;
 pub use ops::attention::{AttentionLayout, Attended};
-// pub use ops::memory::{MemoryShape, MemoryState};
+pub use ops::memory::{MemoryShape, MemoryState};
 pub use ops::norm::Rotation;
 pub use tape::{Grads, Tape, Var};
 pub use tensor::{DType, Device, Shape, Tensor};

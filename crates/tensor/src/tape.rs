@@ -198,11 +198,17 @@ impl Tape {
                 sink.grads[i] = grads.slots[slot].take();
             }
         }
-        sink.grads[root.0 as usize] = Some(Tensor::full(&sink.dims[root.0 as usize], 1.0));
+        let seed = Tensor::full(&sink.dims[root.0 as usize], 1.0);
+        sink.add(root, seed);
         while let Some(node) = nodes.pop() {
             let i = nodes.len();
             if let Some(slot) = node.slot {
-                grads.slots[slot] = sink.grads[i].take().or_else(|| grads.slots[slot].take());
+                // Several leaves may share a slot (tied weights): the first one carries the old sum.
+                match (&mut grads.slots[slot], sink.grads[i].take()) {
+                    (Some(sum), Some(g)) => sum.add_scaled_(&g, 1.0),
+                    (none, Some(g)) => *none = Some(g),
+                    (_, None) => {}
+                }
             } else if let (Some(backward), Some(g)) = (node.backward, sink.grads[i].take()) {
                 backward(&g, &mut sink);
             }

@@ -235,11 +235,32 @@ fn check(o: &Operands, layout: &Layout) {
         at = q.end;
     }
     assert_eq!(at, nq, "attention: segments cover the queries");
+    assert_eq!(o.heads % o.kv_heads, 0, "attention: {} heads over {}", o.heads, o.kv_heads);
+}
+
+/// Tasks write the gradients of their segment's keys and extra keys without a lock: no row may have two.
+fn check_disjoint(layout: &Layout) {
+    let mut keys = layout.keys.clone();
+    keys.sort_by_key(|k| (k.start, k.end));
+    assert!(keys.windows(2).all(|k| k[0].end <= k[1].start), "attention: segments share key rows: {:?}", layout.keys);
+    if layout.extra.is_empty() {
+        return;
+    }
+    let rows = layout.extra.iter().map(|r| r.end).max().unwrap_or(0);
+    let mut owner = vec![usize::MAX; rows as usize];
+    for (s, queries) in layout.queries.iter().enumerate() {
+        for j in queries.clone().flat_map(|i| layout.extra[i].clone()) {
+            let owner = &mut owner[j as usize];
+            assert!(*owner == usize::MAX || *owner == s, "attention: segments {owner} and {s} share extra row {j}");
+            *owner = s;
+        }
+    }
 }
 
 /// out [Nq, H hd]; lse [Nq, H] for the backward pass; max [H] the largest score of each head.
 pub fn forward(o: &Operands, layout: &Layout, out: &mut [f32], lse: &mut [f32], max: &mut [f32]) {
     check(o, layout);
+    assert!(out.len() == o.q.len() && lse.len() * o.width == o.q.len() && max.len() == o.heads, "attention: lengths of the outputs");
     let (hd, ks, qs) = (o.width, o.kv_heads * o.width, o.heads * o.width);
     let group = o.heads / o.kv_heads;
     let prefix = o.prefix.map_or(0, |(k, _)| k.len() / ks);
@@ -341,6 +362,11 @@ pub struct Gradients<'a> {
 /// Backward pass; segments must not share key rows.
 pub fn backward(o: &Operands, layout: &Layout, out: &[f32], lse: &[f32], dy: &[f32], grads: Gradients) {
     check(o, layout);
+    check_disjoint(layout);
+    assert!(grads.q.len() == o.q.len() && grads.k.len() == o.k.len() && grads.v.len() == o.v.len(), "attention: lengths of the gradients");
+    if let (Some((dk, dv)), Some((k, v))) = (&grads.extra, o.extra) {
+        assert!(dk.len() == k.len() && dv.len() == v.len(), "attention: lengths of the extra gradients");
+    }
     let (hd, ks, qs) = (o.width, o.kv_heads * o.width, o.heads * o.width);
     let group = o.heads / o.kv_heads;
     let prefix = o.prefix.map_or(0, |(k, _)| k.len() / ks);

@@ -7,14 +7,15 @@ use super::elementwise::reduce_rows;
 use rayon::prelude::*;
 use std::ops::Range;
 
-/// Segment and row within it for each of `n` rows.
+/// Segment and row within it for each of `n` rows. The segments follow one another and hold every row:
+/// a row outside them would be taken for the start of the first.
 fn places(segments: &[Range<usize>], n: usize) -> Vec<(u32, u32)> {
-    let mut places = vec![(0, 0); n];
+    let mut places = Vec::with_capacity(n);
     for (s, range) in segments.iter().enumerate() {
-        for (t, i) in range.clone().enumerate() {
-            places[i] = (s as u32, t as u32);
-        }
+        assert_eq!(range.start, places.len(), "causal_conv: segment {s} is {range:?}, the one before ends elsewhere");
+        places.extend((0..range.len()).map(|t| (s as u32, t as u32)));
     }
+    assert_eq!(places.len(), n, "causal_conv: rows in segments and rows");
     places
 }
 

@@ -5,6 +5,7 @@ pub mod conv;
 pub mod elementwise;
 pub mod gemm;
 pub mod loss;
-// pub mod memory;
+pub mod memory;
+pub mod memory_read;
 pub mod norm;
 pub mod optim;

@@ -90,7 +90,10 @@ const HEAD_EPS: f32 = 1e-6;
 /// Per-head normalisation with gain (when given) and rotation (when given) of x [N, H hd]; `rstd` [N, H].
 pub fn head_norm_rope(x: &[f32], heads: usize, gain: Option<&[f32]>, rotation: Option<Rotation>, y: &mut [f32], rstd: &mut [f32]) {
     let rows = rstd.len() / heads;
-    let d = x.len() / rows.max(1);
+    if rows == 0 {
+        return;
+    }
+    let d = x.len() / rows;
     let hd = d / heads;
     let half = hd / 2;
     y.par_chunks_mut(d).zip(x.par_chunks(d)).zip(rstd.par_chunks_mut(heads)).enumerate().with_min_len(16).for_each(|(i, ((y, x), r))| {
@@ -120,7 +123,10 @@ pub fn head_norm_rope(x: &[f32], heads: usize, gain: Option<&[f32]>, rotation: O
 #[allow(clippy::too_many_arguments)]
 pub fn head_norm_rope_backward(x: &[f32], heads: usize, gain: Option<&[f32]>, rotation: Option<Rotation>, rstd: &[f32], dy: &[f32], dx: &mut [f32], dgain: &mut [f32]) {
     let rows = rstd.len() / heads;
-    let d = x.len() / rows.max(1);
+    if rows == 0 {
+        return;
+    }
+    let d = x.len() / rows;
     let hd = d / heads;
     let half = hd / 2;
     // Per row and head: sum of (unrotated dy) * x * r, the gradient of the gain.

@@ -33,6 +33,7 @@ impl Tape {
     #[track_caller]
     pub fn attention(&self, a: Attended, layout: Arc<AttentionLayout>) -> Var {
         let (q, k, v) = (self.value(a.q), self.value(a.k), self.value(a.v));
+        assert!(q.cols() % a.heads == 0 && a.heads % a.kv_heads == 0, "attention: q {:?}, {} heads over {}", q.dims(), a.heads, a.kv_heads);
         let width = q.cols() / a.heads;
         assert!(k.cols() == a.kv_heads * width && v.dims() == k.dims(), "attention: q {:?}, k {:?}, v {:?}", q.dims(), k.dims(), v.dims());
         let pair = |p: Option<(Var, Var)>| p.map(|(k, v)| (self.value(k), self.value(v)));

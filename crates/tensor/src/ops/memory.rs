@@ -4,7 +4,8 @@
 //! so the tape keeps the inputs only.
 
 use crate::{Segments, Tape, Tensor, Var};
-use kernels::cpu::memory as kernel;
+use kernels::cpu::{memory as kernel, memory_read};
+use rayon::prelude::*;
 pub use kernel::{MemoryShape, MemoryState, State as ChunkState};
 
 /// Operands of [`Tape::memory`].
@@ -38,6 +39,16 @@ fn rows(x: &[Tensor]) -> kernel::Rows<'_> {
     kernel::Rows { q: x[0].data(), k: x[1].data(), v: x[2].data(), eta: x[3].data(), theta: x[4].data(), alpha: x[5].data() }
 }
 
+/// The memory of a new sequence, from the learned initial slots.
+pub fn memory_state(shape: MemoryShape, keys: &Tensor, values: &Tensor) -> MemoryState {
+    MemoryState::new(shape, keys.data(), values.data())
+}
+
+/// The slots of a streaming memory, as thoughts read them.
+pub fn chunk_state(state: &MemoryState) -> ChunkState {
+    ChunkState { keys: state.keys.clone(), values: state.values.clone() }
+}
+
 impl Tape {
     #[track_caller]
     fn memorised(&self, m: &Memorised, shape: &MemoryShape) -> Vec<Tensor> {
@@ -54,14 +65,14 @@ impl Tape {
     pub fn memory(&self, m: Memorised, shape: MemoryShape, segments: Segments) -> Var {
         let x = self.memorised(&m, &shape);
         let mut out = Tensor::dirty(x[0].dims());
-        kernel::forward(&shape, x[6].data(), x[7].data(), &rows(&x), &segments, out.data_mut());
+        kernel::forward(shape, x[6].data(), x[7].data(), &rows(&x), &segments, out.data_mut());
         self.count_flops(18 * x[0].rows() * shape.heads * shape.width * shape.slots);
         self.push(out, &m.inputs(), move |dy, sink| {
             let mut g: Vec<Tensor> = x[..6].iter().map(|t| Tensor::zeros(t.dims())).collect();
             let (mut dkeys, mut dvalues) = (Tensor::zeros(x[6].dims()), Tensor::zeros(x[7].dims()));
             if let [dq, dk, dv, deta, dtheta, dalpha] = &mut g[..] {
                 kernel::backward(
-                    &shape, x[6].data(), x[7].data(), &rows(&x), &segments, dy.data(), dkeys.data_mut(), dvalues.data_mut(),
+                    shape, x[6].data(), x[7].data(), &rows(&x), &segments, dy.data(), dkeys.data_mut(), dvalues.data_mut(),
                     dq.data_mut(), dk.data_mut(), dv.data_mut(), deta.data_mut(), dtheta.data_mut(), dalpha.data_mut(),
                 );
             }
@@ -75,7 +86,7 @@ impl Tape {
     #[track_caller]
     pub fn memory_states(&self, m: Memorised, shape: MemoryShape, segments: &Segments, wanted: &[(usize, usize)]) -> Vec<ChunkState> {
         let x = self.memorised(&m, &shape);
-        kernel::chunk_states(&shape, x[6].data(), x[7].data(), &rows(&x), segments, wanted)
+        kernel::chunk_states(shape, x[6].data(), x[7].data(), &rows(&x), segments, wanted)
     }
 
     /// Reads of q [N, H hd] from frozen states: row i reads `states[of_row[i]]`. The gradient reaches q only.
@@ -84,10 +95,10 @@ impl Tape {
         let x = self.value(q);
         assert_eq!(x.rows(), of_row.len(), "memory_read: q {:?}, {} rows", x.dims(), of_row.len());
         let mut out = Tensor::dirty(x.dims());
-        kernel::read(&shape, &states, &of_row, x.data(), out.data_mut());
+        memory_read::read_rows(shape, &states, &of_row, x.data(), out.data_mut());
         self.push(out, &[q], move |dy, sink| {
             let mut dq = Tensor::zeros(x.dims());
-            kernel::read_backward(&shape, &states, &of_row, x.data(), dy.data(), dq.data_mut());
+            memory_read::read_rows_backward(shape, &states, &of_row, x.data(), dy.data(), dq.data_mut());
             sink.add(q, dq);
         })
     }
@@ -98,13 +109,33 @@ impl Tape {
         let x = self.memorised(&m, &shape);
         assert_eq!(segments.len(), states.len(), "memory_stream: segments and states");
         let mut out = Tensor::zeros(x[0].dims());
-        kernel::extend_all(&shape, x[6].data(), x[7].data(), states, &rows(&x), segments, out.data_mut());
+        let d = shape.row_len();
+        let mut parts = Vec::with_capacity(states.len());
+        let mut rest = out.data_mut();
+        for (state, s) in states.iter_mut().zip(segments.iter()) {
+            let (front, back) = rest.split_at_mut(s.len() * d);
+            parts.push((state, s.clone(), front));
+            rest = back;
+        }
+        let all = rows(&x);
+        parts.into_par_iter().for_each(|(state, s, out)| {
+            let (wide, narrow) = (s.start * d..s.end * d, s.start * shape.heads..s.end * shape.heads);
+            let part = kernel::Rows {
+                q: &all.q[wide.clone()],
+                k: &all.k[wide.clone()],
+                v: &all.v[wide.clone()],
+                eta: &all.eta[narrow.clone()],
+                theta: &all.theta[narrow.clone()],
+                alpha: &all.alpha[narrow.clone()],
+            };
+            kernel::extend(shape, x[6].data(), x[7].data(), state, &part, out);
+        });
         self.constant(&out)
     }
 
     /// For each slot, the summed magnitude of its activations over the rows of q [N, H hd]: [H, S].
     pub fn memory_slot_reads(&self, q: Var, keys: Var, shape: MemoryShape) -> Tensor {
-        let reads = kernel::slot_reads(&shape, self.value(keys).data(), self.value(q).data());
+        let reads = kernel::slot_reads(shape, self.value(keys).data(), self.value(q).data());
         Tensor::from_vec(reads, &[shape.heads, shape.slots])
     }
 }

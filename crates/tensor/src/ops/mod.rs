@@ -5,6 +5,6 @@
 pub mod attention;
 pub mod basic;
 pub mod layers;
-// pub mod memory;
+pub mod memory;
 pub mod norm;
 pub mod rows;

@@ -1,0 +1,8 @@
+//! Tests of the kernels: every path against plain loops, same bits at any thread count.
+#![allow(clippy::unwrap_used)]
+
+mod attention;
+mod gemm;
+mod memory;
+mod paths;
+mod random;

@@ -1,0 +1,11 @@
+//! Tests of the tensor crate: gradients, reference numbers, and the promises that the engine makes.
+#![allow(clippy::unwrap_used)]
+
+mod differences;
+mod gradients;
+mod leaks;
+mod newton_schulz;
+mod pytorch;
+mod storage;
+mod tape;
+mod threads;
