@@ -15,7 +15,11 @@ struct Case {
 }
 
 fn case(name: &str, inputs: &[Tensor], f: impl Fn(&Tape, &[Var]) -> Var + 'static) -> Case {
-    Case { name: name.into(), inputs: inputs.to_vec(), f: Box::new(f) }
+    Case {
+        name: name.into(),
+        inputs: inputs.to_vec(),
+        f: Box::new(f),
+    }
 }
 
 fn x(dims: &[usize]) -> Tensor {
@@ -30,12 +34,22 @@ fn y(dims: &[usize]) -> Tensor {
 fn off_kinks(dims: &[usize]) -> Tensor {
     let r = Counted::new(5, "off kinks", 0);
     let value = |i| r.below(2 * i, 5) as f32 - 2.0 + 0.5 * (r.uniform(2 * i + 1) as f32 - 0.5);
-    Tensor::from_vec((0..dims.iter().product::<usize>() as u64).map(value).collect(), dims)
+    Tensor::from_vec(
+        (0..dims.iter().product::<usize>() as u64)
+            .map(value)
+            .collect(),
+        dims,
+    )
 }
 
 fn positive(dims: &[usize]) -> Tensor {
     let r = Counted::new(5, "positive", 0);
-    Tensor::from_vec((0..dims.iter().product::<usize>() as u64).map(|i| 0.5 + 2.0 * r.uniform(i) as f32).collect(), dims)
+    Tensor::from_vec(
+        (0..dims.iter().product::<usize>() as u64)
+            .map(|i| 0.5 + 2.0 * r.uniform(i) as f32)
+            .collect(),
+        dims,
+    )
 }
 
 fn elementwise() -> Vec<Case> {
@@ -43,11 +57,17 @@ fn elementwise() -> Vec<Case> {
     let (a, b) = (x(&d), y(&d));
     vec![
         case("add", &[a.clone(), b.clone()], |t, v| t.add(v[0], v[1])),
-        case("add: of a value to itself", &[a.clone()], |t, v| t.add(v[0], v[0])),
+        case("add: of a value to itself", &[a.clone()], |t, v| {
+            t.add(v[0], v[0])
+        }),
         case("sub", &[a.clone(), b.clone()], |t, v| t.sub(v[0], v[1])),
         case("mul", &[a.clone(), b.clone()], |t, v| t.mul(v[0], v[1])),
         case("mul: square", &[a.clone()], |t, v| t.mul(v[0], v[0])),
-        case("mix", &[normal(&d, 1.0, "g"), a.clone(), b.clone()], |t, v| t.mix(v[0], v[1], v[2])),
+        case(
+            "mix",
+            &[normal(&d, 1.0, "g"), a.clone(), b.clone()],
+            |t, v| t.mix(v[0], v[1], v[2]),
+        ),
         case("scale", &[a.clone()], |t, v| t.scale(v[0], -1.7)),
         case("add_scalar", &[a.clone()], |t, v| t.add_scalar(v[0], 0.3)),
         case("exp", &[a.clone()], |t, v| t.exp(v[0])),
@@ -65,7 +85,11 @@ fn elementwise() -> Vec<Case> {
             t.softmax(r)
         }),
         case("swiglu", &[a, b], |t, v| t.swiglu(v[0], v[1])),
-        case("swiglu: more elements than a block", &[x(&[131, 150]), y(&[131, 150])], |t, v| t.swiglu(v[0], v[1])),
+        case(
+            "swiglu: more elements than a block",
+            &[x(&[131, 150]), y(&[131, 150])],
+            |t, v| t.swiglu(v[0], v[1]),
+        ),
     ]
 }
 
@@ -74,14 +98,28 @@ fn reductions() -> Vec<Case> {
     vec![
         case("sum", &[a.clone()], |t, v| t.sum(v[0])),
         case("mean", &[a.clone()], |t, v| t.mean(v[0])),
-        case("weighted_sum", &[a.clone()], |t, v| t.weighted_sum(v[0], (0..95).map(|i| i as f32 * 0.02 - 1.0).collect())),
+        case("weighted_sum", &[a.clone()], |t, v| {
+            t.weighted_sum(v[0], (0..95).map(|i| i as f32 * 0.02 - 1.0).collect())
+        }),
         case("sum_cols", &[a.clone()], |t, v| t.sum_cols(v[0])),
         case("softmax", &[a.clone()], |t, v| t.softmax(v[0])),
         case("log_softmax", &[a.clone()], |t, v| t.log_softmax(v[0])),
-        case("add_bias", &[a.clone(), y(&[19])], |t, v| t.add_bias(v[0], v[1])),
-        case("add_bias: blocks of rows", &[x(&[300, 3]), y(&[3])], |t, v| t.add_bias(v[0], v[1])),
-        case("mul_cols", &[a.clone(), y(&[19])], |t, v| t.mul_cols(v[0], v[1])),
-        case("mul_cols: blocks of rows", &[x(&[300, 3]), y(&[3])], |t, v| t.mul_cols(v[0], v[1])),
+        case("add_bias", &[a.clone(), y(&[19])], |t, v| {
+            t.add_bias(v[0], v[1])
+        }),
+        case(
+            "add_bias: blocks of rows",
+            &[x(&[300, 3]), y(&[3])],
+            |t, v| t.add_bias(v[0], v[1]),
+        ),
+        case("mul_cols", &[a.clone(), y(&[19])], |t, v| {
+            t.mul_cols(v[0], v[1])
+        }),
+        case(
+            "mul_cols: blocks of rows",
+            &[x(&[300, 3]), y(&[3])],
+            |t, v| t.mul_cols(v[0], v[1]),
+        ),
         case("mul_rows", &[a, y(&[5])], |t, v| t.mul_rows(v[0], v[1])),
     ]
 }
@@ -89,16 +127,32 @@ fn reductions() -> Vec<Case> {
 fn movement() -> Vec<Case> {
     let a = x(&[5, 4]);
     vec![
-        case("gather_rows: repeated and missing rows", &[a.clone()], |t, v| t.gather_rows(v[0], Arc::new([3, 0, 3, 4]))),
-        case("embedding", &[a.clone()], |t, v| t.embedding(v[0], Arc::new([1, 1, 2]))),
-        case("replace_rows", &[a.clone(), y(&[2, 4])], |t, v| t.replace_rows(v[0], v[1], Arc::new([4, 1]))),
-        case("concat_rows: one input twice", &[a.clone(), y(&[2, 4])], |t, v| t.concat_rows(&[v[0], v[1], v[0]])),
-        case("concat_cols", &[a.clone(), y(&[5, 3])], |t, v| t.concat_cols(&[v[1], v[0]])),
+        case(
+            "gather_rows: repeated and missing rows",
+            &[a.clone()],
+            |t, v| t.gather_rows(v[0], Arc::new([3, 0, 3, 4])),
+        ),
+        case("embedding", &[a.clone()], |t, v| {
+            t.embedding(v[0], Arc::new([1, 1, 2]))
+        }),
+        case("replace_rows", &[a.clone(), y(&[2, 4])], |t, v| {
+            t.replace_rows(v[0], v[1], Arc::new([4, 1]))
+        }),
+        case(
+            "concat_rows: one input twice",
+            &[a.clone(), y(&[2, 4])],
+            |t, v| t.concat_rows(&[v[0], v[1], v[0]]),
+        ),
+        case("concat_cols", &[a.clone(), y(&[5, 3])], |t, v| {
+            t.concat_cols(&[v[1], v[0]])
+        }),
         case("slice_cols: overlapping", &[a.clone()], |t, v| {
             let (l, r) = (t.slice_cols(v[0], 0..3), t.slice_cols(v[0], 1..4));
             t.mul(l, r)
         }),
-        case("gather_cols", &[a], |t, v| t.gather_cols(v[0], Arc::new([3, 0, 3, 1, 2]))),
+        case("gather_cols", &[a], |t, v| {
+            t.gather_cols(v[0], Arc::new([3, 0, 3, 1, 2]))
+        }),
     ]
 }
 
@@ -106,15 +160,37 @@ fn layers() -> Vec<Case> {
     let rotation = Rotation::new(&[0, 1, 2, 0, 7], 3, 100.0);
     let (r1, r2) = (rotation.clone(), rotation);
     vec![
-        case("linear", &[x(&[5, 6]), y(&[7, 6])], |t, v| t.linear(v[0], v[1])),
-        case("linear: shards", &[x(&[130, 40]), y(&[70, 40])], |t, v| t.linear(v[0], v[1])),
-        case("matmul", &[x(&[5, 6]), y(&[6, 7])], |t, v| t.matmul(v[0], v[1])),
-        case("rms_norm", &[x(&[5, 19]), y(&[19])], |t, v| t.rms_norm(v[0], v[1], 1e-5)),
-        case("rms_norm: blocks of rows, large eps", &[x(&[270, 4]), y(&[4])], |t, v| t.rms_norm(v[0], v[1], 0.5)),
-        case("head_norm_rope: gain and rotation", &[x(&[5, 12]), y(&[2])], move |t, v| t.head_norm_rope(v[0], 2, Some(v[1]), Some(&r1))),
-        case("head_norm_rope: gain", &[x(&[5, 12]), y(&[3])], |t, v| t.head_norm_rope(v[0], 3, Some(v[1]), None)),
-        case("head_norm_rope: rotation", &[x(&[5, 12])], move |t, v| t.head_norm_rope(v[0], 2, None, Some(&r2))),
-        case("head_norm_rope: neither", &[x(&[5, 12])], |t, v| t.head_norm_rope(v[0], 2, None, None)),
+        case("linear", &[x(&[5, 6]), y(&[7, 6])], |t, v| {
+            t.linear(v[0], v[1])
+        }),
+        case("linear: shards", &[x(&[130, 40]), y(&[70, 40])], |t, v| {
+            t.linear(v[0], v[1])
+        }),
+        case("matmul", &[x(&[5, 6]), y(&[6, 7])], |t, v| {
+            t.matmul(v[0], v[1])
+        }),
+        case("rms_norm", &[x(&[5, 19]), y(&[19])], |t, v| {
+            t.rms_norm(v[0], v[1], 1e-5)
+        }),
+        case(
+            "rms_norm: blocks of rows, large eps",
+            &[x(&[270, 4]), y(&[4])],
+            |t, v| t.rms_norm(v[0], v[1], 0.5),
+        ),
+        case(
+            "head_norm_rope: gain and rotation",
+            &[x(&[5, 12]), y(&[2])],
+            move |t, v| t.head_norm_rope(v[0], 2, Some(v[1]), Some(&r1)),
+        ),
+        case("head_norm_rope: gain", &[x(&[5, 12]), y(&[3])], |t, v| {
+            t.head_norm_rope(v[0], 3, Some(v[1]), None)
+        }),
+        case("head_norm_rope: rotation", &[x(&[5, 12])], move |t, v| {
+            t.head_norm_rope(v[0], 2, None, Some(&r2))
+        }),
+        case("head_norm_rope: neither", &[x(&[5, 12])], |t, v| {
+            t.head_norm_rope(v[0], 2, None, None)
+        }),
     ]
 }
 
@@ -124,33 +200,62 @@ fn convolutions() -> Vec<Case> {
     let long: Segments = Arc::new([0..140, 140..150]);
     let (s1, s2) = (segments.clone(), segments);
     vec![
-        case("causal_conv", &[x(&[11, 3]), y(&[3, 4])], move |t, v| t.causal_conv(v[0], v[1], s1.clone(), None)),
-        case("causal_conv: left context", &[x(&[11, 3]), y(&[3, 4]), normal(&[12, 3], 1.0, "left")], move |t, v| {
-            t.causal_conv(v[0], v[1], s2.clone(), Some(v[2]))
+        case("causal_conv", &[x(&[11, 3]), y(&[3, 4])], move |t, v| {
+            t.causal_conv(v[0], v[1], s1.clone(), None)
         }),
-        case("causal_conv: blocks of rows", &[x(&[150, 2]), y(&[2, 3])], move |t, v| t.causal_conv(v[0], v[1], long.clone(), None)),
+        case(
+            "causal_conv: left context",
+            &[x(&[11, 3]), y(&[3, 4]), normal(&[12, 3], 1.0, "left")],
+            move |t, v| t.causal_conv(v[0], v[1], s2.clone(), Some(v[2])),
+        ),
+        case(
+            "causal_conv: blocks of rows",
+            &[x(&[150, 2]), y(&[2, 3])],
+            move |t, v| t.causal_conv(v[0], v[1], long.clone(), None),
+        ),
     ]
 }
 
 fn losses() -> Vec<Case> {
-    let targets = |n: usize, v: usize| -> Arc<[u32]> { (0..n).map(|i| ((i * 7 + 3) % v) as u32).collect() };
+    let targets =
+        |n: usize, v: usize| -> Arc<[u32]> { (0..n).map(|i| ((i * 7 + 3) % v) as u32).collect() };
     let (t1, t2, t3) = (targets(6, 21), targets(6, 21), targets(1100, 9));
     vec![
-        case("cross_entropy", &[x(&[6, 5]), y(&[21, 5])], move |t, v| t.cross_entropy(v[0], v[1], t1.clone())),
-        case("cross_entropy: rows of weight zero", &[x(&[6, 5]), y(&[21, 5])], move |t, v| {
-            let nll = t.cross_entropy(v[0], v[1], t2.clone());
-            t.weighted_sum(nll, Arc::new([0.0, 1.0, 0.5, 0.0, 2.0, 0.0]))
+        case("cross_entropy", &[x(&[6, 5]), y(&[21, 5])], move |t, v| {
+            t.cross_entropy(v[0], v[1], t1.clone())
         }),
-        case("cross_entropy: blocks of rows, some of weight zero", &[x(&[1100, 4]), y(&[9, 4])], move |t, v| {
-            let nll = t.cross_entropy(v[0], v[1], t3.clone());
-            t.weighted_sum(nll, (0..1100).map(|i| (i % 4) as f32 * 0.1).collect())
-        }),
+        case(
+            "cross_entropy: rows of weight zero",
+            &[x(&[6, 5]), y(&[21, 5])],
+            move |t, v| {
+                let nll = t.cross_entropy(v[0], v[1], t2.clone());
+                t.weighted_sum(nll, Arc::new([0.0, 1.0, 0.5, 0.0, 2.0, 0.0]))
+            },
+        ),
+        case(
+            "cross_entropy: blocks of rows, some of weight zero",
+            &[x(&[1100, 4]), y(&[9, 4])],
+            move |t, v| {
+                let nll = t.cross_entropy(v[0], v[1], t3.clone());
+                t.weighted_sum(nll, (0..1100).map(|i| (i % 4) as f32 * 0.1).collect())
+            },
+        ),
     ]
 }
 
 /// An attention of `layout`; inputs are q, k, v, then the prefix pair, then the extra pair, when present.
-fn attention(name: &str, heads: usize, kv_heads: usize, width: usize, layout: AttentionLayout, prefix: usize) -> Case {
-    let (nq, nk) = (layout.last.len(), layout.keys.iter().map(|k| k.end).max().unwrap_or(0));
+fn attention(
+    name: &str,
+    heads: usize,
+    kv_heads: usize,
+    width: usize,
+    layout: AttentionLayout,
+    prefix: usize,
+) -> Case {
+    let (nq, nk) = (
+        layout.last.len(),
+        layout.keys.iter().map(|k| k.end).max().unwrap_or(0),
+    );
     let extra = layout.extra.iter().map(|r| r.end).max();
     let kv = |n: usize, purpose: &str| normal(&[n, kv_heads * width], 1.0, purpose);
     let mut inputs = vec![x(&[nq, heads * width]), kv(nk, "k"), kv(nk, "v")];
@@ -178,7 +283,13 @@ fn attention(name: &str, heads: usize, kv_heads: usize, width: usize, layout: At
 }
 
 fn attentions() -> Vec<Case> {
-    let streaming = AttentionLayout { queries: vec![0..2, 2..3, 3..8], keys: vec![0..6, 6..7, 7..13], last: vec![4, 5, 0, 1, 2, 3, 4, 5], window: 3, extra: vec![] };
+    let streaming = AttentionLayout {
+        queries: vec![0..2, 2..3, 3..8],
+        keys: vec![0..6, 6..7, 7..13],
+        last: vec![4, 5, 0, 1, 2, 3, 4, 5],
+        window: 3,
+        extra: vec![],
+    };
     // Chains that see what an anchor sees, and themselves; a row without extra keys among them.
     let chains = AttentionLayout {
         queries: vec![0..5, 5..8],
@@ -191,22 +302,63 @@ fn attentions() -> Vec<Case> {
     let mut cases = vec![
         attention("causal", 2, 2, 3, causal(&[6], 0), 0),
         attention("one row", 2, 1, 4, causal(&[1], 0), 2),
-        attention("several segments, window", 2, 2, 3, causal(&[5, 1, 4], 2), 0),
+        attention(
+            "several segments, window",
+            2,
+            2,
+            3,
+            causal(&[5, 1, 4], 2),
+            0,
+        ),
         attention("prefix", 1, 1, 4, causal(&[5], 0), 3),
-        attention("grouped heads, prefix, window, segments", 4, 2, 3, causal(&[5, 4], 3), 2),
+        attention(
+            "grouped heads, prefix, window, segments",
+            4,
+            2,
+            3,
+            causal(&[5, 4], 3),
+            2,
+        ),
         attention("continued sequences", 4, 1, 3, streaming, 2),
         attention("extra keys", 2, 1, 4, chains.clone(), 0),
         attention("extra keys, prefix, grouped heads", 4, 2, 3, chains, 2),
         attention("blocks of rows", 4, 2, 5, causal(&[130, 3, 66], 70), 3),
     ];
-    cases.push(case("attention: one value as queries, keys and values", &[x(&[7, 4])], move |t, v| {
-        t.attention(Attended { q: v[0], k: v[0], v: v[0], prefix: None, extra: None, heads: 2, kv_heads: 2, site: None }, shared.clone())
-    }));
+    cases.push(case(
+        "attention: one value as queries, keys and values",
+        &[x(&[7, 4])],
+        move |t, v| {
+            t.attention(
+                Attended {
+                    q: v[0],
+                    k: v[0],
+                    v: v[0],
+                    prefix: None,
+                    extra: None,
+                    heads: 2,
+                    kv_heads: 2,
+                    site: None,
+                },
+                shared.clone(),
+            )
+        },
+    ));
     cases
 }
 
 fn all() -> Vec<Case> {
-    [elementwise(), reductions(), movement(), layers(), convolutions(), losses(), attentions()].into_iter().flatten().collect()
+    [
+        elementwise(),
+        reductions(),
+        movement(),
+        layers(),
+        convolutions(),
+        losses(),
+        attentions(),
+    ]
+    .into_iter()
+    .flatten()
+    .collect()
 }
 
 fn agree(cases: Vec<Case>) {
@@ -270,9 +422,12 @@ fn every_operation_of_the_tape_is_in_the_table() {
         let text = std::fs::read_to_string(format!("{folder}/{file}.rs")).unwrap();
         let tape = text.split_once("impl Tape {").unwrap().1;
         for line in tape.lines().filter(|l| l.contains("-> Var")) {
-            let Some(rest) = line.trim().strip_prefix("pub fn ") else { continue };
+            let Some(rest) = line.trim().strip_prefix("pub fn ") else {
+                continue;
+            };
             let name = rest.split('(').next().unwrap();
-            let covered = name == "detach" || names.iter().any(|n| n.split(':').next() == Some(name));
+            let covered =
+                name == "detach" || names.iter().any(|n| n.split(':').next() == Some(name));
             assert!(covered, "ops/{file}.rs: `{name}` has no case");
         }
     }

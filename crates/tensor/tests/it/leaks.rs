@@ -12,7 +12,10 @@ const WIDTH: usize = 3;
 /// A random layout: segments of several lengths, some continuing longer keys, a window, extra keys.
 fn layout(draw: u64) -> AttentionLayout {
     let r = Counted::new(9, "layout", draw);
-    let mut l = AttentionLayout { window: r.below(0, 3) * (1 + r.below(1, 20)), ..AttentionLayout::default() };
+    let mut l = AttentionLayout {
+        window: r.below(0, 3) * (1 + r.below(1, 20)),
+        ..AttentionLayout::default()
+    };
     let (mut q, mut k, mut e) = (0, 0, 0u32);
     let with_extra = r.below(2, 2) == 1;
     for s in 0..1 + r.below(3, 4) as u64 {
@@ -40,7 +43,10 @@ fn visible(l: &AttentionLayout, i: usize) -> Vec<usize> {
     let s = l.queries.iter().position(|r| r.contains(&i)).unwrap();
     let last = l.last[i] as usize;
     let seen = |j: usize| j <= last && (l.window == 0 || j + l.window > last);
-    (0..l.keys[s].len()).filter(|&j| seen(j)).map(|j| l.keys[s].start + j).collect()
+    (0..l.keys[s].len())
+        .filter(|&j| seen(j))
+        .map(|j| l.keys[s].start + j)
+        .collect()
 }
 
 fn inputs(l: &AttentionLayout) -> Vec<Tensor> {
@@ -58,7 +64,16 @@ fn inputs(l: &AttentionLayout) -> Vec<Tensor> {
 
 fn attend(t: &Tape, v: &[Var], l: &Arc<AttentionLayout>) -> Var {
     let extra = v.get(5).copied().zip(v.get(6).copied());
-    let a = Attended { q: v[0], k: v[1], v: v[2], prefix: Some((v[3], v[4])), extra, heads: HEADS, kv_heads: KV_HEADS, site: None };
+    let a = Attended {
+        q: v[0],
+        k: v[1],
+        v: v[2],
+        prefix: Some((v[3], v[4])),
+        extra,
+        heads: HEADS,
+        kv_heads: KV_HEADS,
+        site: None,
+    };
     t.attention(a, l.clone())
 }
 
@@ -94,7 +109,11 @@ fn rows_after_a_position_never_change_attention_before_it() {
             let after = values(&y, &f);
             for i in q.start..=q.start + at {
                 let d = HEADS * WIDTH;
-                assert_eq!(row(&before, d, i), row(&after, d, i), "layout {draw}, segment {s}, row {i} of position {at}");
+                assert_eq!(
+                    row(&before, d, i),
+                    row(&after, d, i),
+                    "layout {draw}, segment {s}, row {i} of position {at}"
+                );
             }
         }
     }
@@ -120,7 +139,11 @@ fn a_row_depends_on_exactly_the_keys_that_it_sees() {
             for side in 5..x.len() {
                 y[side] = changed(&x[side], |j| !extra.contains(&(j as u32)));
             }
-            assert_eq!(row(&before, d, i), row(&values(&y, &f), d, i), "layout {draw}: row {i} saw what it must not");
+            assert_eq!(
+                row(&before, d, i),
+                row(&values(&y, &f), d, i),
+                "layout {draw}: row {i} saw what it must not"
+            );
             // Gradients name the same rows.
             let mut functional = vec![0.0; before.len()];
             functional[i * d..][..d].fill(1.0);
@@ -129,14 +152,26 @@ fn a_row_depends_on_exactly_the_keys_that_it_sees() {
             let touched = |side: usize| -> Vec<usize> {
                 let g = g.get(side).unwrap();
                 let c = g.cols();
-                (0..g.rows()).filter(|&j| g.to_vec()[j * c..][..c].iter().any(|v| *v != 0.0)).collect()
+                (0..g.rows())
+                    .filter(|&j| g.to_vec()[j * c..][..c].iter().any(|v| *v != 0.0))
+                    .collect()
             };
             assert_eq!(touched(2), seen, "layout {draw}: values that row {i} sees");
             if x.len() > 5 {
-                assert_eq!(touched(6), extra.map(|j| j as usize).collect::<Vec<_>>(), "layout {draw}: extra values of row {i}");
+                assert_eq!(
+                    touched(6),
+                    extra.map(|j| j as usize).collect::<Vec<_>>(),
+                    "layout {draw}: extra values of row {i}"
+                );
             }
-            assert!(touched(1).iter().all(|j| seen.contains(j)), "layout {draw}: keys of row {i}");
-            assert!(touched(0).iter().all(|&j| j == i), "layout {draw}: queries of row {i}");
+            assert!(
+                touched(1).iter().all(|j| seen.contains(j)),
+                "layout {draw}: keys of row {i}"
+            );
+            assert!(
+                touched(0).iter().all(|&j| j == i),
+                "layout {draw}: queries of row {i}"
+            );
         }
     }
 }
@@ -144,13 +179,21 @@ fn a_row_depends_on_exactly_the_keys_that_it_sees() {
 #[test]
 fn rows_after_a_position_never_change_a_causal_convolution_before_it() {
     let segments: Segments = Arc::new([0..20, 20..23, 23..60]);
-    let x = [normal(&[60, 5], 1.0, "x"), normal(&[5, 4], 1.0, "w"), normal(&[9, 5], 1.0, "left")];
+    let x = [
+        normal(&[60, 5], 1.0, "x"),
+        normal(&[5, 4], 1.0, "w"),
+        normal(&[9, 5], 1.0, "left"),
+    ];
     let f = |t: &Tape, v: &[Var]| t.causal_conv(v[0], v[1], segments.clone(), Some(v[2]));
     let before = values(&x, &f);
     for i in 0..60 {
         let s = segments.iter().position(|s| s.contains(&i)).unwrap();
         let seen = segments[s].start.max(i.saturating_sub(3))..i + 1;
-        let y = [changed(&x[0], |j| !seen.contains(&j)), x[1].clone(), changed(&x[2], |j| j / 3 != s)];
+        let y = [
+            changed(&x[0], |j| !seen.contains(&j)),
+            x[1].clone(),
+            changed(&x[2], |j| j / 3 != s),
+        ];
         assert_eq!(row(&before, 5, i), row(&values(&y, &f), 5, i), "row {i}");
     }
 }

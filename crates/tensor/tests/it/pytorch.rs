@@ -39,18 +39,35 @@ fn tensor(v: &Value) -> Tensor {
 #[track_caller]
 fn close(what: &str, found: &Tensor, wanted: &Value, tolerance: f32) {
     let wanted = tensor(wanted);
-    assert_eq!(found.numel(), wanted.numel(), "{what}: {:?} for {:?}", found.dims(), wanted.dims());
+    assert_eq!(
+        found.numel(),
+        wanted.numel(),
+        "{what}: {:?} for {:?}",
+        found.dims(),
+        wanted.dims()
+    );
     let scale = wanted.max_abs().max(1e-3);
     for (i, (f, w)) in found.to_vec().iter().zip(wanted.to_vec()).enumerate() {
-        assert!((f - w).abs() <= tolerance * scale, "{what}: element {i} is {f}, PyTorch has {w} (scale {scale})");
+        assert!(
+            (f - w).abs() <= tolerance * scale,
+            "{what}: element {i} is {f}, PyTorch has {w} (scale {scale})"
+        );
     }
 }
 
 /// Runs `f` on the inputs of a case, in the order of `names`, and compares its value and all gradients.
 fn compare(name: &str, case: &Value, names: &[&str], f: impl Fn(&Tape, &[Var]) -> Var) {
     let t = Tape::new();
-    let vars: Vec<Var> = names.iter().enumerate().map(|(i, n)| t.leaf(&tensor(&case["inputs"][n]), i)).collect();
-    assert_eq!(vars.len(), case["inputs"].as_object().unwrap().len(), "{name}: all inputs are used");
+    let vars: Vec<Var> = names
+        .iter()
+        .enumerate()
+        .map(|(i, n)| t.leaf(&tensor(&case["inputs"][n]), i))
+        .collect();
+    assert_eq!(
+        vars.len(),
+        case["inputs"].as_object().unwrap().len(),
+        "{name}: all inputs are used"
+    );
     let out = f(&t, &vars);
     close(name, &t.value(out), &case["output"], 2e-6);
     let upstream: Arc<[f32]> = tensor(&case["upstream"]).to_vec().into();
@@ -58,7 +75,12 @@ fn compare(name: &str, case: &Value, names: &[&str], f: impl Fn(&Tape, &[Var]) -
     let mut grads = Grads::new(names.len());
     t.backward(root, &mut grads);
     for (i, n) in names.iter().enumerate() {
-        close(&format!("{name}: gradient of {n}"), grads.get(i).unwrap(), &case["gradients"][n], 5e-6);
+        close(
+            &format!("{name}: gradient of {n}"),
+            grads.get(i).unwrap(),
+            &case["gradients"][n],
+            5e-6,
+        );
     }
 }
 
@@ -71,17 +93,36 @@ fn attention_with_window_prefix_and_extra_keys_matches_pytorch() {
             keys: ranges(&l["keys"]),
             last: ids(&l["last"]),
             window: size(&l["window"]),
-            extra: ranges(&l["extra"]).iter().map(|r| r.start as u32..r.end as u32).collect(),
+            extra: ranges(&l["extra"])
+                .iter()
+                .map(|r| r.start as u32..r.end as u32)
+                .collect(),
         });
         let has = |n: &str| case["inputs"].get(n).is_some();
         let mut names = vec!["q", "k", "v"];
-        names.extend(["prefix_k", "prefix_v", "extra_k", "extra_v"].into_iter().filter(|n| has(n)));
+        names.extend(
+            ["prefix_k", "prefix_v", "extra_k", "extra_v"]
+                .into_iter()
+                .filter(|n| has(n)),
+        );
         let at = |n: &str| names.iter().position(|m| *m == n);
         compare(name, case, &names, |t, v| {
             let pair = |k: &str, w: &str| at(k).zip(at(w)).map(|(k, w)| (v[k], v[w]));
             let (prefix, extra) = (pair("prefix_k", "prefix_v"), pair("extra_k", "extra_v"));
             let (heads, kv_heads) = (size(&case["heads"]), size(&case["kv_heads"]));
-            t.attention(Attended { q: v[0], k: v[1], v: v[2], prefix, extra, heads, kv_heads, site: None }, layout.clone())
+            t.attention(
+                Attended {
+                    q: v[0],
+                    k: v[1],
+                    v: v[2],
+                    prefix,
+                    extra,
+                    heads,
+                    kv_heads,
+                    site: None,
+                },
+                layout.clone(),
+            )
         });
     }
 }
@@ -90,7 +131,9 @@ fn attention_with_window_prefix_and_extra_keys_matches_pytorch() {
 fn normalisation_and_rotation_match_pytorch() {
     for (name, case) in read("norms").as_object().unwrap() {
         if name == "rms_norm" {
-            compare(name, case, &["x", "weight"], |t, v| t.rms_norm(v[0], v[1], number(&case["eps"])));
+            compare(name, case, &["x", "weight"], |t, v| {
+                t.rms_norm(v[0], v[1], number(&case["eps"]))
+            });
             continue;
         }
         let heads = size(&case["heads"]);
@@ -98,8 +141,14 @@ fn normalisation_and_rotation_match_pytorch() {
         let positions = ids(&case["positions"]);
         let rotation = Rotation::new(&positions, half, case["theta"].as_f64().unwrap());
         let rotation = (!positions.is_empty()).then_some(&rotation);
-        let names = if case["inputs"].get("gain").is_some() { vec!["x", "gain"] } else { vec!["x"] };
-        compare(name, case, &names, |t, v| t.head_norm_rope(v[0], heads, v.get(1).copied(), rotation));
+        let names = if case["inputs"].get("gain").is_some() {
+            vec!["x", "gain"]
+        } else {
+            vec!["x"]
+        };
+        compare(name, case, &names, |t, v| {
+            t.head_norm_rope(v[0], heads, v.get(1).copied(), rotation)
+        });
     }
 }
 
@@ -108,8 +157,12 @@ fn cross_entropy_with_the_head_and_swiglu_match_pytorch() {
     let losses = read("losses");
     let case = &losses["cross_entropy"];
     let targets: Ids = ids(&case["targets"]).into();
-    compare("cross_entropy", case, &["h", "table"], |t, v| t.cross_entropy(v[0], v[1], targets.clone()));
-    compare("swiglu", &losses["swiglu"], &["gate", "up"], |t, v| t.swiglu(v[0], v[1]));
+    compare("cross_entropy", case, &["h", "table"], |t, v| {
+        t.cross_entropy(v[0], v[1], targets.clone())
+    });
+    compare("swiglu", &losses["swiglu"], &["gate", "up"], |t, v| {
+        t.swiglu(v[0], v[1])
+    });
 }
 
 #[test]
@@ -117,7 +170,11 @@ fn adamw_steps_match_pytorch() {
     for run in list(&read("optimizers")["adamw"]) {
         let mut p = tensor(&run["start"]);
         let (mut m, mut v) = (Tensor::zeros(p.dims()), Tensor::zeros(p.dims()));
-        for (i, (g, want)) in list(&run["gradients"]).iter().zip(list(&run["values"])).enumerate() {
+        for (i, (g, want)) in list(&run["gradients"])
+            .iter()
+            .zip(list(&run["values"]))
+            .enumerate()
+        {
             let settings = AdamW {
                 lr: number(&run["lr"]),
                 beta1: number(&run["betas"][0]),
@@ -134,9 +191,20 @@ fn adamw_steps_match_pytorch() {
 
 #[test]
 fn newton_schulz_matches_pytorch_for_wide_tall_and_square() {
-    for (i, run) in list(&read("optimizers")["newton_schulz"]).iter().enumerate() {
-        let coefficients: Vec<_> = list(&run["coefficients"]).iter().map(|c| (number(&c[0]), number(&c[1]), number(&c[2]))).collect();
+    for (i, run) in list(&read("optimizers")["newton_schulz"])
+        .iter()
+        .enumerate()
+    {
+        let coefficients: Vec<_> = list(&run["coefficients"])
+            .iter()
+            .map(|c| (number(&c[0]), number(&c[1]), number(&c[2])))
+            .collect();
         let found = newton_schulz(&tensor(&run["g"]), &coefficients, number(&run["factor"]));
-        close(&format!("newton_schulz {i}"), &found, &run["orthogonal"], 2e-5);
+        close(
+            &format!("newton_schulz {i}"),
+            &found,
+            &run["orthogonal"],
+            2e-5,
+        );
     }
 }

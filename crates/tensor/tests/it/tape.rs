@@ -20,18 +20,33 @@ fn bits(x: &Tensor) -> Vec<u32> {
 
 #[test]
 fn gradients_accumulate_over_backward_passes_until_cleared() {
-    let (x1, x2, w) = (normal(&[4, 3], 1.0, "x1"), normal(&[4, 3], 1.0, "x2"), normal(&[5, 3], 1.0, "w"));
+    let (x1, x2, w) = (
+        normal(&[4, 3], 1.0, "x1"),
+        normal(&[4, 3], 1.0, "x2"),
+        normal(&[5, 3], 1.0, "w"),
+    );
     let (mut first, mut second, mut both) = (Grads::new(2), Grads::new(2), Grads::new(2));
     backward(&x1, &w, &mut first);
     backward(&x2, &w, &mut second);
     backward(&x1, &w, &mut both);
     let kept = both.get(1).unwrap().clone();
     backward(&x2, &w, &mut both);
-    assert_eq!(bits(&kept), bits(first.get(1).unwrap()), "a gradient that was read earlier does not change");
+    assert_eq!(
+        bits(&kept),
+        bits(first.get(1).unwrap()),
+        "a gradient that was read earlier does not change"
+    );
     for slot in 0..2 {
-        let (a, b, sum) = (first.get(slot).unwrap().to_vec(), second.get(slot).unwrap().to_vec(), both.get(slot).unwrap().to_vec());
+        let (a, b, sum) = (
+            first.get(slot).unwrap().to_vec(),
+            second.get(slot).unwrap().to_vec(),
+            both.get(slot).unwrap().to_vec(),
+        );
         for ((a, b), s) in a.iter().zip(&b).zip(&sum) {
-            assert!((a + b - s).abs() <= 1e-6 * (a.abs() + b.abs() + 1.0), "slot {slot}: {a} + {b} is not {s}");
+            assert!(
+                (a + b - s).abs() <= 1e-6 * (a.abs() + b.abs() + 1.0),
+                "slot {slot}: {a} + {b} is not {s}"
+            );
         }
     }
     both.scale(0.5);
@@ -39,7 +54,11 @@ fn gradients_accumulate_over_backward_passes_until_cleared() {
     both.clear();
     assert!(both.get(0).is_none() && both.get(1).is_none());
     backward(&x1, &w, &mut both);
-    assert_eq!(bits(both.get(1).unwrap()), bits(first.get(1).unwrap()), "after clearing");
+    assert_eq!(
+        bits(both.get(1).unwrap()),
+        bits(first.get(1).unwrap()),
+        "after clearing"
+    );
 }
 
 #[test]
@@ -53,7 +72,11 @@ fn leaves_that_share_a_slot_add_up() {
         let y = t.add(a, b);
         let loss = t.sum(y);
         t.backward(loss, &mut grads);
-        assert_eq!(grads.get(0).unwrap().to_vec(), vec![7.0 * pass as f32; 6], "pass {pass}");
+        assert_eq!(
+            grads.get(0).unwrap().to_vec(),
+            vec![7.0 * pass as f32; 6],
+            "pass {pass}"
+        );
     }
 }
 
@@ -109,7 +132,10 @@ fn a_clone_does_not_see_changes_in_place() {
     let t = Tape::new();
     let v = t.leaf(&b, 0);
     b.fill_(0.0);
-    assert!(t.value(v).max_abs() > 0.0, "a tape keeps the value that it was given");
+    assert!(
+        t.value(v).max_abs() > 0.0,
+        "a tape keeps the value that it was given"
+    );
 }
 
 #[test]
@@ -125,7 +151,16 @@ fn no_rows_go_through_every_coarse_operation() {
     let x = t.rms_norm(x, weight(&[8], 2), 1e-5);
     let x = t.head_norm_rope(x, 2, Some(gain), Some(&Rotation::new(&[], 2, 100.0)));
     let x = t.causal_conv(x, weight(&[8, 4], 3), Arc::new([]), None);
-    let a = Attended { q: x, k: x, v: x, prefix: Some((w, w)), extra: None, heads: 2, kv_heads: 2, site: None };
+    let a = Attended {
+        q: x,
+        k: x,
+        v: x,
+        prefix: Some((w, w)),
+        extra: None,
+        heads: 2,
+        kv_heads: 2,
+        site: None,
+    };
     let x = t.attention(a, Arc::new(causal(&[], 4)));
     let x = t.swiglu(x, x);
     let x = t.softmax(x);
@@ -149,13 +184,24 @@ fn attention_peaks_hold_the_largest_score_of_each_head() {
     let (q, k) = (normal(&[5, 8], 2.0, "q"), normal(&[5, 4], 2.0, "k"));
     let t = Tape::inference();
     let (qv, kv) = (t.constant(&q), t.constant(&k));
-    let a = Attended { q: qv, k: kv, v: kv, prefix: None, extra: None, heads: 2, kv_heads: 1, site: Some(3) };
+    let a = Attended {
+        q: qv,
+        k: kv,
+        v: kv,
+        prefix: None,
+        extra: None,
+        heads: 2,
+        kv_heads: 1,
+        site: Some(3),
+    };
     t.attention(a, Arc::new(causal(&[5], 2)));
     let mut want = [f32::NEG_INFINITY; 2];
     for (h, want) in want.iter_mut().enumerate() {
         for i in 0..5usize {
             for j in i.saturating_sub(1)..=i {
-                let dot: f32 = (0..4).map(|c| q.to_vec()[i * 8 + h * 4 + c] * k.to_vec()[j * 4 + c]).sum();
+                let dot: f32 = (0..4)
+                    .map(|c| q.to_vec()[i * 8 + h * 4 + c] * k.to_vec()[j * 4 + c])
+                    .sum();
                 *want = want.max(dot * 0.5);
             }
         }
@@ -163,7 +209,15 @@ fn attention_peaks_hold_the_largest_score_of_each_head() {
     let peaks = t.attention_peaks();
     assert_eq!(peaks.len(), 1);
     assert_eq!(peaks[0].0, 3);
-    assert!(peaks[0].1.iter().zip(want).all(|(p, w)| (p - w).abs() < 1e-4), "{:?} for {want:?}", peaks[0].1);
+    assert!(
+        peaks[0]
+            .1
+            .iter()
+            .zip(want)
+            .all(|(p, w)| (p - w).abs() < 1e-4),
+        "{:?} for {want:?}",
+        peaks[0].1
+    );
 }
 
 fn panics(f: impl FnOnce(&Tape, Var) -> Var + std::panic::UnwindSafe) -> String {
@@ -179,18 +233,39 @@ fn panics(f: impl FnOnce(&Tape, Var) -> Var + std::panic::UnwindSafe) -> String 
 fn wrong_shapes_panic_with_the_operation_and_both_shapes() {
     let other = |t: &Tape, dims: &[usize]| t.constant(&Tensor::zeros(dims));
     let message = panics(move |t, x| t.linear(x, other(t, &[5, 3])));
-    assert!(message.contains("linear") && message.contains("[3, 4]") && message.contains("[5, 3]"), "{message}");
+    assert!(
+        message.contains("linear") && message.contains("[3, 4]") && message.contains("[5, 3]"),
+        "{message}"
+    );
     let message = panics(move |t, x| t.add(x, other(t, &[4, 3])));
-    assert!(message.contains("add") && message.contains("[3, 4]") && message.contains("[4, 3]"), "{message}");
+    assert!(
+        message.contains("add") && message.contains("[3, 4]") && message.contains("[4, 3]"),
+        "{message}"
+    );
     let message = panics(|t, x| t.gather_rows(x, Arc::new([3])));
-    assert!(message.contains("gather_rows") && message.contains("[3, 4]"), "{message}");
+    assert!(
+        message.contains("gather_rows") && message.contains("[3, 4]"),
+        "{message}"
+    );
     // Rows that no segment holds would be computed as the start of the first.
     let message = panics(move |t, x| t.causal_conv(x, other(t, &[4, 2]), Arc::new([0..2]), None));
     assert!(message.contains("causal_conv"), "{message}");
     // Three heads over two key-value heads: which reads which?
     let message = panics(move |t, _| {
         let (q, k) = (other(t, &[3, 6]), other(t, &[3, 4]));
-        t.attention(Attended { q, k, v: k, prefix: None, extra: None, heads: 3, kv_heads: 2, site: None }, Arc::new(causal(&[3], 0)))
+        t.attention(
+            Attended {
+                q,
+                k,
+                v: k,
+                prefix: None,
+                extra: None,
+                heads: 3,
+                kv_heads: 2,
+                site: None,
+            },
+            Arc::new(causal(&[3], 0)),
+        )
     });
     assert!(message.contains("attention"), "{message}");
 }

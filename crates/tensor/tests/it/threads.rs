@@ -12,7 +12,9 @@ const VOCABULARY: usize = 700;
 /// A transformer block with everything on it, large enough that every kernel cuts its work into shards.
 fn forward(t: &Tape, p: &[Var]) -> Var {
     let random = tensor::random::Counted::new(2, "tokens", 0);
-    let tokens: Ids = (0..ROWS as u64).map(|i| random.below(i, VOCABULARY) as u32).collect();
+    let tokens: Ids = (0..ROWS as u64)
+        .map(|i| random.below(i, VOCABULARY) as u32)
+        .collect();
     let segments: Segments = Arc::new([0..170, 170..171, 171..ROWS]);
     let mut layout: AttentionLayout = causal(&[170, 1, 129], 50);
     layout.extra = (0..ROWS as u32).map(|i| i..i + i % 2).collect();
@@ -27,7 +29,16 @@ fn forward(t: &Tape, p: &[Var]) -> Var {
     let v = t.linear(h, p[6]);
     let q = t.head_norm_rope(q, 4, Some(p[7]), Some(&rotation));
     let k = t.head_norm_rope(k, 2, Some(p[8]), Some(&rotation));
-    let a = Attended { q, k, v, prefix: Some((p[9], p[10])), extra: Some((v, k)), heads: 4, kv_heads: 2, site: Some(0) };
+    let a = Attended {
+        q,
+        k,
+        v,
+        prefix: Some((p[9], p[10])),
+        extra: Some((v, k)),
+        heads: 4,
+        kv_heads: 2,
+        site: Some(0),
+    };
     let a = t.attention(a, Arc::new(layout));
     let gate = t.sigmoid(a);
     let x = t.mix(gate, x, a);
@@ -63,22 +74,35 @@ fn parameters() -> Vec<Tensor> {
         &[3 * WIDTH, WIDTH],
         &[WIDTH, 3 * WIDTH],
     ];
-    shapes.iter().enumerate().map(|(i, s)| normal(s, 0.3, &format!("parameter {i}"))).collect()
+    shapes
+        .iter()
+        .enumerate()
+        .map(|(i, s)| normal(s, 0.3, &format!("parameter {i}")))
+        .collect()
 }
 
 /// The bits of the loss, of the attention peaks, of every gradient and of parameters after a step.
 fn step(threads: usize) -> Vec<Vec<u32>> {
-    let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+    let pool = rayon::ThreadPoolBuilder::new()
+        .num_threads(threads)
+        .build()
+        .unwrap();
     pool.install(|| {
         let mut values = parameters();
         let t = Tape::new();
-        let vars: Vec<Var> = values.iter().enumerate().map(|(i, x)| t.leaf(x, i)).collect();
+        let vars: Vec<Var> = values
+            .iter()
+            .enumerate()
+            .map(|(i, x)| t.leaf(x, i))
+            .collect();
         let loss = forward(&t, &vars);
         let mut found = vec![t.value(loss).to_vec(), t.attention_peaks()[0].1.clone()];
         let mut grads = Grads::new(values.len());
         t.backward(loss, &mut grads);
         for (i, p) in values.iter_mut().enumerate() {
-            let g = grads.get(i).unwrap_or_else(|| panic!("parameter {i} got no gradient"));
+            let g = grads
+                .get(i)
+                .unwrap_or_else(|| panic!("parameter {i} got no gradient"));
             assert!(g.is_finite() && g.max_abs() > 0.0, "parameter {i}");
             found.push(g.to_vec());
             found.push(vec![g.sum_sq() as f32]);
@@ -86,11 +110,21 @@ fn step(threads: usize) -> Vec<Vec<u32>> {
                 found.push(newton_schulz(g, &POLAR_EXPRESS, 1.01).to_vec());
             }
             let (mut m, mut v) = (Tensor::zeros(p.dims()), Tensor::zeros(p.dims()));
-            let settings = AdamW { lr: 0.01, beta1: 0.9, beta2: 0.95, eps: 1e-8, weight_decay: 0.1, step: 1 };
+            let settings = AdamW {
+                lr: 0.01,
+                beta1: 0.9,
+                beta2: 0.95,
+                eps: 1e-8,
+                weight_decay: 0.1,
+                step: 1,
+            };
             adamw_(p, g, &mut m, &mut v, settings);
             found.push(p.to_vec());
         }
-        found.iter().map(|x| x.iter().map(|v| v.to_bits()).collect()).collect()
+        found
+            .iter()
+            .map(|x| x.iter().map(|v| v.to_bits()).collect())
+            .collect()
     })
 }
 
