@@ -275,7 +275,7 @@ pub fn forward(o: &Operands, layout: &Layout, out: &mut [f32], lse: &mut [f32], 
             for rows in blocks(&layout.queries[s]) {
                 let b = Block::new(layout, rows, prefix);
                 with_scratch(b.len() * b.columns, |scores| {
-                    for g in 0..group {
+                    for (g, top) in tops.iter_mut().enumerate() {
                         let head = kv * group + g;
                         products(o, layout, &b, o.q, qs, head, kv, key0, Which::Keys, o.scale, scores);
                         for (r, i) in b.rows.clone().enumerate() {
@@ -283,7 +283,7 @@ pub fn forward(o: &Operands, layout: &Layout, out: &mut [f32], lse: &mut [f32], 
                             b.mask(layout, i, row, f32::NEG_INFINITY);
                             let (l, m) = softmax_in_place(row);
                             b.mask(layout, i, row, 0.0);
-                            tops[g] = if m > tops[g] { m } else { tops[g] };
+                            *top = if m > *top { m } else { *top };
                             // SAFETY: element (row, head) belongs to this task.
                             unsafe { lse.slice(i * o.heads + head, 1)[0] = l };
                         }

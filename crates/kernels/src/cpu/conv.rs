@@ -26,6 +26,7 @@ fn transpose(w: &[f32], width: usize) -> Vec<f32> {
 }
 
 /// The input row that tap `j` of row `t` of a segment reads; none before the start without a context.
+#[allow(clippy::too_many_arguments)]
 fn tap<'a>(x: &'a [f32], left: Option<&'a [f32]>, d: usize, width: usize, i: usize, s: u32, t: u32, j: usize) -> Option<&'a [f32]> {
     let back = width - 1 - j;
     if back <= t as usize {

@@ -85,7 +85,7 @@ fn definition(p: &Problem, x: &Values, scale: f64) -> ([Vec<f64>; 4], Vec<f64>) 
         if let Some(own) = p.layout.extra.get(i) {
             seen.extend(own.clone().map(|j| p.prefix + keys + j as usize));
         }
-        for h in 0..p.heads {
+        for (h, top) in top.iter_mut().enumerate() {
             let (qa, ka) = (i * qs + h * WIDTH, h * p.kv_heads / p.heads * WIDTH);
             let at = |m: &[f32], j: usize, c: usize| f64::from(m[j * ks + ka + c]);
             let q = |c: usize| f64::from(x.q[qa + c]);
@@ -94,7 +94,7 @@ fn definition(p: &Problem, x: &Values, scale: f64) -> ([Vec<f64>; 4], Vec<f64>) 
                 .iter()
                 .map(|&j| (0..WIDTH).map(|c| q(c) * at(&x.k, j, c)).sum::<f64>() * scale)
                 .collect();
-            top[h] = scores.iter().copied().fold(top[h], f64::max);
+            *top = scores.iter().copied().fold(*top, f64::max);
             let total: f64 = scores.iter().map(|s| s.exp()).sum();
             let weights: Vec<f64> = scores.iter().map(|s| s.exp() / total).collect();
             let dp: Vec<f64> = seen

@@ -92,7 +92,7 @@ fn a_product_over_nothing_is_zero_or_the_old_values() {
 
 #[test]
 fn rows_of_a_wider_matrix_are_written_without_touching_the_rest() {
-    let mut c = vec![9.0; 4 * 10];
+    let mut c = [9.0; 4 * 10];
     let (a, b) = (normals(4 * 3, 1.0, "a"), normals(3 * 6, 1.0, "b"));
     gemm(4, 6, 3, 1.0, &a, 3, 1, &b, 6, 1, 0.0, &mut c[2..], 10);
     for (i, v) in c.iter().enumerate() {

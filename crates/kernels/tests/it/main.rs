@@ -6,3 +6,4 @@ mod gemm;
 mod memory;
 mod paths;
 mod random;
+mod ternary;

@@ -28,25 +28,48 @@ pub struct Attended {
     pub site: Option<usize>,
 }
 
+/// The values of the operands, as the gradient keeps them.
+struct Held {
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    prefix: Option<(Tensor, Tensor)>,
+    extra: Option<(Tensor, Tensor)>,
+    heads: usize,
+    kv_heads: usize,
+}
+
+impl Held {
+    fn operands(&self) -> kernel::Operands<'_> {
+        let width = self.q.cols() / self.heads;
+        kernel::Operands {
+            q: self.q.data(),
+            k: self.k.data(),
+            v: self.v.data(),
+            prefix: self.prefix.as_ref().map(|(k, v)| (k.data(), v.data())),
+            extra: self.extra.as_ref().map(|(k, v)| (k.data(), v.data())),
+            heads: self.heads,
+            kv_heads: self.kv_heads,
+            width,
+            scale: 1.0 / (width as f32).sqrt(),
+        }
+    }
+}
+
 impl Tape {
     /// softmax(q k^T / sqrt(hd)) v over the keys that the layout shows -> [Nq, H hd]
     #[track_caller]
     pub fn attention(&self, a: Attended, layout: Arc<AttentionLayout>) -> Var {
         let (q, k, v) = (self.value(a.q), self.value(a.k), self.value(a.v));
-        assert!(q.cols() % a.heads == 0 && a.heads % a.kv_heads == 0, "attention: q {:?}, {} heads over {}", q.dims(), a.heads, a.kv_heads);
+        assert!(q.cols() % a.heads == 0 && a.heads.is_multiple_of(a.kv_heads), "attention: q {:?}, {} heads over {}", q.dims(), a.heads, a.kv_heads);
         let width = q.cols() / a.heads;
         assert!(k.cols() == a.kv_heads * width && v.dims() == k.dims(), "attention: q {:?}, k {:?}, v {:?}", q.dims(), k.dims(), v.dims());
         let pair = |p: Option<(Var, Var)>| p.map(|(k, v)| (self.value(k), self.value(v)));
-        let (prefix, extra) = (pair(a.prefix), pair(a.extra));
-        let scale = 1.0 / (width as f32).sqrt();
-        fn operands<'a>(q: &'a Tensor, k: &'a Tensor, v: &'a Tensor, prefix: &'a Option<(Tensor, Tensor)>, extra: &'a Option<(Tensor, Tensor)>, a: &Attended, width: usize, scale: f32) -> kernel::Operands<'a> {
-            let view = |p: &'a Option<(Tensor, Tensor)>| p.as_ref().map(|(k, v)| (k.data(), v.data()));
-            kernel::Operands { q: q.data(), k: k.data(), v: v.data(), prefix: view(prefix), extra: view(extra), heads: a.heads, kv_heads: a.kv_heads, width, scale }
-        }
-        let mut out = Tensor::dirty(q.dims());
-        let mut lse = vec![0.0; q.rows() * a.heads];
+        let x = Held { q, k, v, prefix: pair(a.prefix), extra: pair(a.extra), heads: a.heads, kv_heads: a.kv_heads };
+        let mut out = Tensor::dirty(x.q.dims());
+        let mut lse = vec![0.0; x.q.rows() * a.heads];
         let mut peaks = vec![0.0; a.heads];
-        kernel::forward(&operands(&q, &k, &v, &prefix, &extra, &a, width, scale), &layout, out.data_mut(), &mut lse, &mut peaks);
+        kernel::forward(&x.operands(), &layout, out.data_mut(), &mut lse, &mut peaks);
         let seen: usize = layout.last.iter().map(|&l| if layout.window == 0 { l as usize + 1 } else { (l as usize + 1).min(layout.window) }).sum();
         self.count_flops(4 * seen * a.heads * width);
         if let Some(site) = a.site {
@@ -59,8 +82,8 @@ impl Tape {
         let saved = out.clone();
         self.push(out, &inputs, move |dy, sink| {
             let zeros = |p: &Option<(Tensor, Tensor)>| p.as_ref().map(|(k, v)| (Tensor::zeros(k.dims()), Tensor::zeros(v.dims())));
-            let (mut dq, mut dk, mut dv) = (Tensor::zeros(q.dims()), Tensor::zeros(k.dims()), Tensor::zeros(v.dims()));
-            let (mut dp, mut de) = (zeros(&prefix), zeros(&extra));
+            let (mut dq, mut dk, mut dv) = (Tensor::zeros(x.q.dims()), Tensor::zeros(x.k.dims()), Tensor::zeros(x.v.dims()));
+            let (mut dp, mut de) = (zeros(&x.prefix), zeros(&x.extra));
             let grads = kernel::Gradients {
                 q: dq.data_mut(),
                 k: dk.data_mut(),
@@ -68,7 +91,7 @@ impl Tape {
                 prefix: dp.as_mut().map(|(k, v)| (k.data_mut(), v.data_mut())),
                 extra: de.as_mut().map(|(k, v)| (k.data_mut(), v.data_mut())),
             };
-            kernel::backward(&operands(&q, &k, &v, &prefix, &extra, &a, width, scale), &layout, saved.data(), &lse, dy.data(), grads);
+            kernel::backward(&x.operands(), &layout, saved.data(), &lse, dy.data(), grads);
             sink.add(a.q, dq);
             sink.add(a.k, dk);
             sink.add(a.v, dv);

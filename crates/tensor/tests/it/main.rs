@@ -4,6 +4,7 @@
 mod differences;
 mod gradients;
 mod leaks;
+mod memory;
 mod newton_schulz;
 mod pytorch;
 mod storage;

@@ -65,10 +65,10 @@ fn lands_in(coefficients: &[Coefficients], norm_factor: f32, low: f64, high: f64
         );
         let x = newton_schulz(&g, coefficients, norm_factor).to_vec();
         // U^T X V is diagonal and holds the new singular values.
-        for a in 0..count {
-            for b in 0..count {
+        for (a, u) in u.iter().enumerate() {
+            for (b, v) in v.iter().enumerate() {
                 let value: f64 = (0..rows * cols)
-                    .map(|i| u[a][i / cols] * f64::from(x[i]) * v[b][i % cols])
+                    .map(|i| u[i / cols] * f64::from(x[i]) * v[i % cols])
                     .sum();
                 let want = if a == b {
                     scalar(s[a], coefficients)

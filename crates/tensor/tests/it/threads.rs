@@ -2,8 +2,11 @@
 
 use crate::differences::{causal, normal};
 use std::sync::Arc;
+use tensor::ops::memory::Memorised;
 use tensor::optim::{AdamW, POLAR_EXPRESS, adamw_, newton_schulz};
-use tensor::{Attended, AttentionLayout, Grads, Ids, Rotation, Segments, Tape, Tensor, Var};
+use tensor::{
+    Attended, AttentionLayout, Grads, Ids, MemoryShape, Rotation, Segments, Tape, Tensor, Var,
+};
 
 const ROWS: usize = 300;
 const WIDTH: usize = 64;
@@ -23,7 +26,7 @@ fn forward(t: &Tape, p: &[Var]) -> Var {
 
     let x = t.embedding(p[0], tokens.clone());
     let h = t.rms_norm(x, p[1], 1e-5);
-    let h = t.causal_conv(h, p[2], segments, Some(p[3]));
+    let h = t.causal_conv(h, p[2], segments.clone(), Some(p[3]));
     let q = t.linear(h, p[4]);
     let k = t.linear(h, p[5]);
     let v = t.linear(h, p[6]);
@@ -40,6 +43,27 @@ fn forward(t: &Tape, p: &[Var]) -> Var {
         site: Some(0),
     };
     let a = t.attention(a, Arc::new(layout));
+    let rates = t.slice_cols(h, 0..4);
+    let rates = t.sigmoid(rates);
+    let qn = t.scale(q, 0.25);
+    let m = Memorised {
+        q: qn,
+        k: qn,
+        v: a,
+        eta: rates,
+        theta: rates,
+        alpha: rates,
+        keys: p[13],
+        values: p[14],
+    };
+    let shape = MemoryShape {
+        heads: 4,
+        width: 16,
+        slots: 24,
+        chunk: 32,
+    };
+    let m = t.memory(m, shape, segments);
+    let a = t.add(a, m);
     let gate = t.sigmoid(a);
     let x = t.mix(gate, x, a);
     let up = t.linear(x, p[11]);
@@ -59,7 +83,7 @@ fn forward(t: &Tape, p: &[Var]) -> Var {
 
 fn parameters() -> Vec<Tensor> {
     let half = WIDTH / 2;
-    let shapes: [&[usize]; 13] = [
+    let shapes: [&[usize]; 15] = [
         &[VOCABULARY, WIDTH],
         &[WIDTH],
         &[WIDTH, 4],
@@ -73,6 +97,8 @@ fn parameters() -> Vec<Tensor> {
         &[5, half],
         &[3 * WIDTH, WIDTH],
         &[WIDTH, 3 * WIDTH],
+        &[4, 24, 16],
+        &[4, 24, 16],
     ];
     shapes
         .iter()
