@@ -45,7 +45,7 @@ impl Accuracy {
     }
 
     /// Distance of the smoothed accuracy from chance in standard errors.
-    fn from_chance(&self) -> f64 {
+    fn errors_off_chance(&self) -> f64 {
         let p = self.smoothed();
         (p - self.chance).abs() / (p * (1.0 - p) / (self.n as f64 + 2.0)).sqrt()
     }
@@ -166,7 +166,7 @@ fn relative_accuracy(measures: &Measures, parents_mean: &Measures) -> f64 {
     );
     let gain = |(child, parent): (&Accuracy, &Accuracy)| {
         same_task(child, parent);
-        let trust = (child.from_chance().max(parent.from_chance()) / 2.0).min(1.0);
+        let trust = (child.errors_off_chance().max(parent.errors_off_chance()) / 2.0).min(1.0);
         let (a, b) = (child.smoothed(), parent.smoothed());
         trust * (a - b) / b.max(0.1)
     };

@@ -2,9 +2,9 @@
 //!
 //! `genome` says what a child is made of, `combine` turns a genome and the parents into weights,
 //! `fitness` turns measures into one number, `race` measures candidates on growing samples through
-//! a cache, `diversity` compares members, `search` runs generations over a serializable state. How
-//! a child is measured is behind the `Evaluate` trait, so nothing here knows a model, a tokenizer or
-//! a file, and the whole search is tested on a synthetic bowl.
+//! a cache, `diversity` compares members, `search` runs generations over a serializable state that
+//! `records` describes. How a child is measured is behind the `Evaluate` trait, so nothing here
+//! knows a model, a tokenizer or a file, and the whole search is tested on a synthetic bowl.
 //!
 //! A population is genomes, never weights: members are decoded when they are measured and dropped
 //! afterwards, so memory holds at most `workers` children. Everything random is counted on (run
@@ -18,6 +18,7 @@ mod diversity;
 mod fitness;
 mod genome;
 mod race;
+mod records;
 mod search;
 #[cfg(test)]
 mod tests;
@@ -27,9 +28,8 @@ pub use diversity::{distances, mean_distance};
 pub use fitness::{Accuracy, Measures, Term, fitness, front, terms};
 pub use genome::{Genome, Source, Space, combination_name};
 pub use race::{Cache, Counts, Evaluate, EvaluateError, Rejected, Sample, Split};
-pub use search::{
-    Birth, Champion, Contender, Generation, Individual, Origin, Search, Settings, Strategy,
-};
+pub use records::{Birth, Champion, Contender, Generation, Individual, Origin, Settings, Strategy};
+pub use search::Search;
 
 /// What can go wrong in a search; a failed child is no error but a replaced candidate.
 #[derive(Debug, thiserror::Error)]

@@ -185,6 +185,35 @@ fn special_genomes_decode_to_parents_mean_and_task_arithmetic() {
 }
 
 #[test]
+fn one_lambda_means_the_same_size_to_dare_and_ties_whatever_the_weights_add_up_to() {
+    let mut parents = parents();
+    let same = parents.models[0].clone();
+    parents.models = [same.clone(), same.clone(), same.clone()];
+    let space = Space::of(&parents);
+    for bits in [0, 2] {
+        let plain = Genome {
+            bits,
+            density: 1.0,
+            ..Genome::arithmetic(1.0 / 3.0, space)
+        };
+        let child = decode(
+            &Genome {
+                weights: [0.5; 3],
+                ..plain
+            },
+            &parents,
+        );
+        for (name, tensor) in same.iter() {
+            let close = |(a, b): (&f32, &f32)| (a - b).abs() < 1e-6;
+            assert!(
+                child.weights[name].iter().zip(tensor).all(close),
+                "{name}, bits {bits}"
+            );
+        }
+    }
+}
+
+#[test]
 fn the_eight_neutral_combinations_are_eight_different_models() {
     let parents = parents();
     let space = Space::of(&parents);
@@ -218,6 +247,14 @@ fn selection_takes_each_layer_from_its_source_and_dfs_alone_scales_and_leaves_ou
     assert_eq!(dfs.scales, [1.0, 0.0, 1.5, 1.0]);
     assert_eq!(dfs.weights, franken.weights);
     assert_ne!(dfs.hash(), franken.hash());
+    assert_ne!(
+        Child {
+            threshold: 0.5,
+            ..dfs.clone()
+        }
+        .hash(),
+        dfs.hash()
+    );
 }
 
 #[test]
@@ -266,6 +303,28 @@ fn the_search_improves_on_generation_0_the_best_parent_the_sweep_and_random_sear
             .iter()
             .any(|b| b.generation == 0)
     );
+}
+
+#[test]
+fn who_got_further_in_the_race_ranks_higher_then_the_fitter_then_the_older() {
+    let parents = parents();
+    let member = run(settings(), &parents, &bowl(&parents), 1).population[0].clone();
+    let of = |id, round, fitness| Individual {
+        id,
+        round,
+        fitness,
+        ..member.clone()
+    };
+    // A lucky fitness on a small sample does not beat a sober one on a large sample.
+    let mut members = [
+        of(0, 0, 2.0),
+        of(1, 2, 1.1),
+        of(2, 2, 1.2),
+        of(4, 1, 1.5),
+        of(3, 1, 1.5),
+    ];
+    super::search::rank(&mut members);
+    assert_eq!(members.map(|m| m.id), [2, 1, 3, 4, 0]);
 }
 
 #[test]
@@ -320,10 +379,13 @@ fn every_combination_is_used_and_every_child_can_be_rebuilt_from_its_genome() {
             .collect();
         let of = |origin| born.iter().filter(|b| b.origin == origin).count();
         assert_eq!((of(Origin::Mutant), of(Origin::Merged)), (4, 2));
-        assert!(
-            born.iter()
-                .filter(|b| b.origin == Origin::Merged)
-                .all(|b| b.from.len() == 3)
+        let merged = born.iter().filter(|b| b.origin == Origin::Merged);
+        let losers: Vec<u64> = merged.flat_map(|b| b.from.clone()).collect();
+        let different: std::collections::BTreeSet<&u64> = losers.iter().collect();
+        assert_eq!(
+            (losers.len(), different.len()),
+            (6, 6),
+            "six losers in two groups of three"
         );
     }
     let roots = search.lineage(search.best().unwrap().id);
@@ -337,7 +399,7 @@ fn every_combination_is_used_and_every_child_can_be_rebuilt_from_its_genome() {
 #[test]
 fn a_combination_that_never_lived_is_tried_again() {
     let parents = parents();
-    // Every child that scales or leaves out nothing but is DFS by its neutral genes dies at first.
+    // The neutral genomes of all four DFS combinations are dead, other genomes are not.
     let space = Space::of(&parents);
     let mut evaluator = bowl(&parents);
     evaluator.dead = |child| {
@@ -353,7 +415,14 @@ fn a_combination_that_never_lived_is_tried_again() {
         assert_eq!(birth.genome, Genome::linear([1.0; 3], space));
         assert_eq!(birth.rejected[0].reason, "the probe gave NaN");
     }
-    for _ in 0..8 {
+    search.next_generation(&parents, &evaluator, 1).unwrap();
+    let retried = search
+        .births
+        .iter()
+        .find(|b| b.origin == Origin::Injected)
+        .unwrap();
+    assert_eq!((retried.generation, retried.genome.bits), (1, 1));
+    for _ in 0..7 {
         search.next_generation(&parents, &evaluator, 1).unwrap();
     }
     assert!(
@@ -464,6 +533,21 @@ fn elites_are_never_measured_again_and_cache_hits_are_counted() {
             ..work
         }
     );
+    // As many items of another split are another measurement: of the member and three parents.
+    let other = Sample {
+        split: Split::Selection,
+        ..sample
+    };
+    search
+        .compare(
+            &parents,
+            &evaluator,
+            1,
+            &[("best".to_owned(), best.genome)],
+            other,
+        )
+        .unwrap();
+    assert_eq!(search.work().evaluations, work.evaluations + 4);
 }
 
 #[test]
@@ -596,9 +680,9 @@ fn fitness_weighs_its_terms_by_size_as_the_plan_does() {
         counted_flops: 4.0,
         ..mean.clone()
     };
-    assert!((fitness(&half_the_work, &mean, 50.0) - 1.1).abs() < 1e-12);
-    assert!((fitness(&half_the_work, &mean, 500.0) - 1.2).abs() < 1e-12);
-    assert!((fitness(&half_the_work, &mean, 5000.0) - 1.15).abs() < 1e-12);
+    assert!((fitness(&half_the_work, &mean, 99.9) - 1.1).abs() < 1e-12);
+    assert!((fitness(&half_the_work, &mean, 999.9) - 1.2).abs() < 1e-12);
+    assert!((fitness(&half_the_work, &mean, 1000.0) - 1.15).abs() < 1e-12);
     let better = Measures {
         nats: 3.0 - 1.2f64.ln(),
         ..mean.clone()

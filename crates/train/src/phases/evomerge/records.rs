@@ -1,0 +1,194 @@
+//! What a search is told and what it writes down: settings, members, births, generations, results.
+//!
+//! Plain data without behaviour (settings check themselves), all of it part of the saved state or
+//! of a report.
+
+use super::race::{Counts, Rejected};
+use super::{Error, Genome, Measures};
+use serde::{Deserialize, Serialize};
+
+/// What proposes new genomes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Strategy {
+    /// Elites, mutants, merged losers.
+    Evolution,
+    /// Uniformly drawn genomes: the baseline.
+    Random,
+}
+
+/// Settings of a search; the default is the plan's.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Settings {
+    /// The run's seed.
+    pub seed: u64,
+    /// Evolution, or the baseline.
+    pub strategy: Strategy,
+    /// Sample sizes of the race's rounds, growing.
+    pub rounds: Vec<usize>,
+    /// Mutation rate; doubled under low diversity.
+    pub mutation: f64,
+    /// Mean cosine distance below which a population counts as converging.
+    pub diversity: f64,
+    /// Generations between injections under low diversity.
+    pub injection_every: u64,
+    /// Lambdas of the task-arithmetic sweep.
+    pub sweep: Vec<f64>,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Settings {
+            seed: 42,
+            strategy: Strategy::Evolution,
+            rounds: vec![125, 500, 1000],
+            mutation: 0.01,
+            diversity: 0.3,
+            injection_every: 10,
+            sweep: vec![0.3, 0.35, 0.4, 0.45, 0.5],
+        }
+    }
+}
+
+impl Settings {
+    pub(super) fn check(&self) -> Result<(), Error> {
+        let bad = |key, found: String, allowed| {
+            Err(Error::Setting {
+                key,
+                found,
+                allowed,
+            })
+        };
+        if self.rounds.is_empty() || self.rounds[0] == 0 || !self.rounds.is_sorted_by(|a, b| a < b)
+        {
+            return bad(
+                "rounds",
+                format!("{:?}", self.rounds),
+                "growing sample sizes, at least one",
+            );
+        }
+        if !(self.mutation > 0.0 && self.mutation <= 0.25) {
+            return bad(
+                "mutation",
+                self.mutation.to_string(),
+                "above 0, at most 0.25",
+            );
+        }
+        if !(0.0..=2.0).contains(&self.diversity) {
+            return bad(
+                "diversity",
+                self.diversity.to_string(),
+                "a cosine distance, 0 to 2",
+            );
+        }
+        if self.injection_every == 0 {
+            return bad("injection_every", "0".to_owned(), "at least 1");
+        }
+        if self.sweep.iter().any(|l| !l.is_finite()) {
+            return bad("sweep", format!("{:?}", self.sweep), "finite numbers");
+        }
+        Ok(())
+    }
+}
+
+/// A measured member.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Individual {
+    /// Index of its `Birth`.
+    pub id: u64,
+    /// Its recipe.
+    pub genome: Genome,
+    /// Hash of its weights, scales and threshold.
+    pub hash: String,
+    /// Last round of the race that it reached, from 0.
+    pub round: usize,
+    /// Measures of that round.
+    pub measures: Measures,
+    /// Fitness of that round, on the fitness split.
+    pub fitness: f64,
+}
+
+/// How a member came to be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Origin {
+    /// One of generation 0's eight.
+    Combination,
+    /// Plain task arithmetic.
+    Sweep,
+    /// Mutant of an elite.
+    Mutant,
+    /// Merge of three losers.
+    Merged,
+    /// Brought in for diversity, or for a combination without a valid child.
+    Injected,
+    /// Random search.
+    Random,
+}
+
+/// A member's entry in the book of births; together they are the lineage.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Birth {
+    /// Its number, counted from 0.
+    pub id: u64,
+    /// The generation.
+    pub generation: u64,
+    /// How.
+    pub origin: Origin,
+    /// Ids of the members it came from; empty for those made from the parents alone.
+    pub from: Vec<u64>,
+    /// Its genome (after fallback, the linear one that took its place).
+    pub genome: Genome,
+    /// Hash of its weights.
+    pub hash: String,
+    /// What it was meant to be, where that was degenerate.
+    pub rejected: Vec<Rejected>,
+}
+
+/// What happened in one generation.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Generation {
+    /// Its number.
+    pub generation: u64,
+    /// Fitness of the best member that finished the race.
+    pub best_fitness: f64,
+    /// Its id.
+    pub best: u64,
+    /// Mean over the population, each in its last round.
+    pub mean_fitness: f64,
+    /// Mean cosine distance between the members' task vectors.
+    pub diversity: f64,
+    /// Relative gain of the best over the parents' mean.
+    pub improvement: f64,
+    /// Rate at which this generation's mutants were made.
+    pub mutation_rate: f64,
+    /// Whether a random genome was brought in.
+    pub injected: bool,
+    /// Work of this generation alone.
+    pub work: Counts,
+}
+
+/// A model in a comparison on one split.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Contender {
+    /// What it is.
+    pub name: String,
+    /// Its recipe.
+    pub genome: Genome,
+    /// Hash of its weights.
+    pub hash: String,
+    /// Its measures.
+    pub measures: Measures,
+    /// Fitness relative to the parents' mean on that split.
+    pub fitness: f64,
+}
+
+/// The member chosen on the selection split.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Champion {
+    /// The member, as the fitness split saw it.
+    pub individual: Individual,
+    /// All finalists on the selection split, best first.
+    pub finalists: Vec<Contender>,
+}
