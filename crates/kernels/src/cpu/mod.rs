@@ -9,3 +9,4 @@ pub mod memory;
 pub mod memory_read;
 pub mod norm;
 pub mod optim;
+pub mod ternary;

@@ -8,3 +8,4 @@ pub mod layers;
 pub mod memory;
 pub mod norm;
 pub mod rows;
+pub mod ternary;

@@ -9,4 +9,5 @@ mod newton_schulz;
 mod pytorch;
 mod storage;
 mod tape;
+mod ternary;
 mod threads;
