@@ -16,7 +16,7 @@ pub fn extract_answer(text: &str) -> Option<String> {
         return Some(line);
     }
     let words = text.split(|c: char| !(c.is_ascii_digit() || matches!(c, '.' | ',' | '-')));
-    let numbers = words.map(|word| {
+    let mut numbers = words.map(|word| {
         let word = word.trim_end_matches(['.', ',', '-']);
         // `9-4` is a subtraction, `-4` a number.
         word.rfind('-')
@@ -24,8 +24,7 @@ pub fn extract_answer(text: &str) -> Option<String> {
             .map_or(word, |at| &word[at + 1..])
     });
     numbers
-        .filter(|word| number(word).is_some())
-        .next_back()
+        .rfind(|word| number(word).is_some())
         .map(str::to_string)
 }
 

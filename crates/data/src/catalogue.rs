@@ -9,6 +9,7 @@ use std::path::Path;
 use serde::Serialize;
 
 use crate::adapters::{questions, text};
+use crate::builtin;
 use crate::error::Error;
 use crate::mix::Stage;
 use crate::overlap::contamination;
@@ -157,13 +158,31 @@ pub static DATASETS: &[Dataset] = &[
     built_in("builtin_language", Family::Language),
 ];
 
-/// The seed and sizes of a built-in data set that is asked for by its id; a recipe that wants others calls
-/// [`builtin`] itself.
-const BUILT_IN: (u64, usize, usize, usize) = (42, 4000, 900, 900);
+/// Seed and numbers of documents, items and texts (of all families together) of a built-in data set that is asked for
+/// by its id; a recipe that wants others calls [`builtin`] itself.
+const BUILT_IN: (u64, usize, usize, usize) = (42, 4000, 900, 2000);
 
 /// The row of a data set.
 pub fn dataset(id: &str) -> Option<&'static Dataset> {
     DATASETS.iter().find(|dataset| dataset.id == id)
+}
+
+/// The ids of a recipe's list, with `builtin` standing for the five built-in sets.
+pub fn expand(ids: &[&str]) -> Vec<String> {
+    let built_in = || {
+        DATASETS
+            .iter()
+            .filter(|row| matches!(row.read, Source::Builtin))
+            .map(|row| row.id.to_string())
+    };
+    let one = |id: &&str| {
+        if *id == "builtin" {
+            built_in().collect()
+        } else {
+            vec![id.to_string()]
+        }
+    };
+    ids.iter().flat_map(one).collect()
 }
 
 /// Reads a data set from its folders under `root` (which a built-in one does not look at).
@@ -198,8 +217,22 @@ pub fn load(id: &str, root: &Path) -> Result<Loaded, Error> {
     Ok(loaded.counted())
 }
 
-fn load_builtin(_: &Dataset) -> Loaded {
-    Loaded::default()
+fn load_builtin(row: &Dataset) -> Loaded {
+    let (seed, documents, items, texts) = BUILT_IN;
+    let train = builtin::documents(row.family, seed, documents);
+    let mut texts = builtin::texts(seed, texts);
+    texts.retain(|text| text.family == row.family);
+    Loaded {
+        bytes: train
+            .iter()
+            .map(|document| document.text.len() as u64)
+            .sum(),
+        train,
+        items: builtin::items(row.family, seed, items),
+        texts,
+        note: format!("made here from seed {seed}"),
+        ..Loaded::default()
+    }
 }
 
 fn unknown(id: &str) -> Error {

@@ -24,7 +24,7 @@ mod tokenizer;
 
 pub use adapters::load_folder;
 pub use answer::{extract_answer, same_answer};
-pub use catalogue::{Check, DATASETS, Dataset, Found, Hub, check, dataset, load};
+pub use catalogue::{Check, DATASETS, Dataset, Found, Hub, check, dataset, expand, load};
 pub use error::{Error, Place};
 pub use loader::{Batch, Loader, LoaderState, MAX_EPOCHS, Mix, Piece};
 pub use mix::{LANGUAGE_FLOOR, Mixture, Stage, stage_at, weights, weights_with_replay};

@@ -183,7 +183,7 @@ impl Loader {
         state.fit(self.shards.len());
         let cuts = self.cut(max_len);
         let (mut pieces, mut total) = (Vec::new(), 0);
-        loop {
+        while pieces.is_empty() || total < tokens {
             let chosen = self.choose(state, &cuts);
             let (document, start, length) =
                 self.locate(state.drawn[chosen], chosen, &cuts[chosen], max_len);

@@ -105,7 +105,7 @@ fn without_marks(text: &str) -> String {
     })
 }
 
-/// SVAMP: `SVAMP.json`, 1,000 problems without a split; three in ten by the hash of the id are for evaluation.
+/// SVAMP: `SVAMP.json`, 1,000 problems without a split; 700 for training and 300, by the hash of the id, for evaluation.
 /// The csv of MAWPS and ASDiv-A beside it is not used: it would leak ASDiv.
 pub(crate) fn svamp(row: &Dataset, folders: &[&Path]) -> Result<Loaded, Error> {
     let files = [("all", "SVAMP.json")];
@@ -134,10 +134,13 @@ pub(crate) fn svamp(row: &Dataset, folders: &[&Path]) -> Result<Loaded, Error> {
     })
 }
 
-/// Three in ten of SVAMP's ids. Ids are `chal-N`; the hash is of the whole id.
+/// Exactly 300 of the published ids `chal-1` to `chal-1000`: those of the 300 lowest hashes.
 fn svamp_is_held_out(id: &str) -> bool {
-    id_hash(id) % 10 < 3
+    id_hash(id) < SVAMP_HELD_OUT_BELOW
 }
+
+/// The 301st lowest hash of the published ids.
+const SVAMP_HELD_OUT_BELOW: u64 = 0x4a75_d58f_8a32_9f28;
 
 /// `( ( 3.0 + 4.0 ) - 2.0 )` as `(3 + 4) - 2`.
 fn tidy_equation(equation: &str) -> String {

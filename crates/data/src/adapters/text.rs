@@ -21,7 +21,7 @@ const OWN: &str = "own_text";
 
 /// Whether a text of a set without official splits is held out.
 fn is_held_out(id: &str) -> bool {
-    id_hash(id) % 20 == 0
+    id_hash(id).is_multiple_of(20)
 }
 
 /// WikiText: `wiki.{train,valid,test}.tokens`, one document an article, the text as published (words apart, `<unk>`).

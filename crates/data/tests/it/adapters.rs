@@ -21,8 +21,7 @@ fn gzip(text: &str) -> Vec<u8> {
 
 fn fails(id: &str, root: &Path) -> String {
     load(id, root)
-        .err()
-        .expect("the data set must be refused")
+        .expect_err("the data set must be refused")
         .to_string()
 }
 
@@ -85,7 +84,7 @@ fn a_choice_is_scored_after_the_word_answer() {
     write(
         root.path(),
         "arc_easy/dev.jsonl",
-        &record.replace("\"2\"}", "\"9\"}"),
+        &record.replace("Key\":\"2", "Key\":\"9"),
     );
     says(
         &fails("arc_easy", root.path()),
@@ -251,8 +250,7 @@ fn a_bad_file_of_ones_own_is_named() {
         let dir = tempfile::tempdir().unwrap();
         fs::write(dir.path().join(name), bytes).unwrap();
         load_folder(dir.path())
-            .err()
-            .expect("the folder must be refused")
+            .expect_err("the folder must be refused")
             .to_string()
     };
     says(
@@ -470,4 +468,26 @@ fn real_prose_holds_out_whole_texts_and_svamp_reads_well() {
                 do you have to pay to buy each pack?\nAnswer: 76 - 25 = 51\n#### 51";
     assert_eq!(all.text, text);
     assert_eq!(data::dataset("svamp").unwrap().family, Family::Maths);
+}
+
+#[test]
+fn built_in_sets_need_no_folder() {
+    let ids = data::expand(&["builtin", "gsm8k"]);
+    assert_eq!(ids.len(), 6);
+    for id in &ids[..5] {
+        let loaded = load(id, Path::new("no/such/folder")).unwrap();
+        assert!(
+            loaded
+                .train
+                .iter()
+                .chain(&loaded.texts)
+                .all(|d| d.dataset == *id)
+        );
+        assert!(
+            loaded.train.len() >= 1000 && loaded.texts.len() >= 100 && loaded.bytes > 0,
+            "{id}"
+        );
+        assert_eq!(loaded.items.is_empty(), id == "builtin_language");
+        assert_eq!(check(None, &[id])[0].found, Found::Local);
+    }
 }

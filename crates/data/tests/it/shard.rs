@@ -175,7 +175,7 @@ fn a_flipped_byte_of_the_tokens_or_of_the_manifest_is_found() {
     flip(&bin, 4);
     Shard::open(&bin).unwrap().verify().unwrap();
     let text = std::fs::read_to_string(&json).unwrap();
-    flip(&json, text.find("\"offsets\":[0,").unwrap() + 13);
+    flip(&json, text.find("\"offsets\":[0,").unwrap() + 14);
     let message = opened(&bin);
     assert!(
         message.contains("sums-train.json") && message.contains("checksum"),
