@@ -3,10 +3,15 @@
 use std::ops::Range;
 use std::path::Path;
 
+use rayon::prelude::*;
+
 use crate::error::Error;
 use crate::record::{Document, Family, Split};
 use crate::shard::{Shard, ShardWriter};
 use crate::tokenizer::Tokenizer;
+
+/// Documents encoded at a time; bounds the memory that packing takes.
+const CHUNK: usize = 1024;
 
 /// Packs the documents of one data set and split as `DIR/NAME.bin` and `.json`.
 ///
@@ -72,34 +77,39 @@ fn fill(
     documents: &[Document],
     tokenizer: &Tokenizer,
 ) -> Result<Shard, Error> {
-    for document in documents {
-        let mut tokens = Vec::new();
-        let mut loss = Vec::new();
-        if document.loss.is_empty() {
-            tokens = tokenizer.encode(&document.text);
-        } else {
-            for (i, (token, bytes)) in tokenizer
-                .encode_with_offsets(&document.text)
-                .into_iter()
-                .enumerate()
-            {
-                tokens.push(token);
-                // A token that reaches into a range belongs to it: an answer's first token may begin with its space.
-                if document
-                    .loss
-                    .iter()
-                    .any(|range| range.start < bytes.end && bytes.start < range.end)
-                {
-                    extend(&mut loss, i as u32);
-                }
-            }
-            // The end is always learned, or a model trained on answers alone would never stop.
-            extend(&mut loss, tokens.len() as u32);
+    for some in documents.chunks(CHUNK) {
+        let encoded: Vec<_> = some
+            .par_iter()
+            .map(|document| encode(document, tokenizer))
+            .collect();
+        for (document, (tokens, loss)) in some.iter().zip(encoded) {
+            writer.push(&tokens, &loss, &[&document.id, &document.text])?;
         }
-        tokens.push(tokenizer.end_of_document());
-        writer.push(&tokens, &loss, &[&document.id, &document.text])?;
     }
     writer.finish()
+}
+
+/// The tokens of a document with its end, and the ranges of them that carry loss (empty = all).
+fn encode(document: &Document, tokenizer: &Tokenizer) -> (Vec<u32>, Vec<Range<u32>>) {
+    let end = tokenizer.end_of_document();
+    if document.loss.is_empty() {
+        let mut tokens = tokenizer.encode(&document.text);
+        tokens.push(end);
+        return (tokens, Vec::new());
+    }
+    let (mut tokens, mut loss) = (Vec::new(), Vec::new());
+    for (token, bytes) in tokenizer.encode_with_offsets(&document.text) {
+        // A token that reaches into a range belongs to it: an answer's first token may begin with its space.
+        let hit = |range: &Range<usize>| range.start < bytes.end && bytes.start < range.end;
+        if document.loss.iter().any(hit) {
+            extend(&mut loss, tokens.len() as u32);
+        }
+        tokens.push(token);
+    }
+    // The end is always learned, or a model trained on answers alone would never stop.
+    extend(&mut loss, tokens.len() as u32);
+    tokens.push(end);
+    (tokens, loss)
 }
 
 /// Adds index `at`, larger than all before, to ascending ranges.

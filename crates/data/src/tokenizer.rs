@@ -13,6 +13,7 @@ use std::collections::{BTreeMap, BTreeSet, BinaryHeap, HashMap};
 use std::ops::Range;
 use std::path::Path;
 
+use rayon::prelude::*;
 use serde_json::json;
 use tokenizers::pre_tokenizers::byte_level::ByteLevel;
 use tokenizers::pre_tokenizers::digits::Digits;
@@ -118,25 +119,28 @@ impl Tokenizer {
 
     /// The tokens of a text. The name of a special token in the text becomes that token.
     pub fn encode(&self, text: &str) -> Vec<u32> {
-        self.encoding(text).get_ids().to_vec()
+        let encoding = self.inner.encode_fast(text, false);
+        encoding
+            .expect("byte-level encoding accepts any string")
+            .get_ids()
+            .to_vec()
+    }
+
+    /// [`Tokenizer::encode`] of many texts, by all threads.
+    pub fn encode_all(&self, texts: &[&str]) -> Vec<Vec<u32>> {
+        texts.par_iter().map(|text| self.encode(text)).collect()
     }
 
     /// The tokens of a text, each with the bytes of the text that it spells; a character that is cut into several tokens
     /// belongs to each of them.
     pub fn encode_with_offsets(&self, text: &str) -> Vec<(u32, Range<usize>)> {
-        let encoding = self.encoding(text);
-        encoding
-            .get_ids()
+        let encoding = self.inner.encode(text, false);
+        let encoding = encoding.expect("byte-level encoding accepts any string");
+        let offsets = encoding
+            .get_offsets()
             .iter()
-            .zip(encoding.get_offsets())
-            .map(|(&id, &(start, end))| (id, start..end))
-            .collect()
-    }
-
-    fn encoding(&self, text: &str) -> tokenizers::Encoding {
-        self.inner
-            .encode(text, false)
-            .expect("byte-level encoding accepts any string")
+            .map(|&(start, end)| start..end);
+        encoding.get_ids().iter().copied().zip(offsets).collect()
     }
 
     /// The text of tokens, special ones included. Bytes that are no UTF-8 become U+FFFD.
@@ -182,9 +186,9 @@ fn word_counts<'a>(texts: impl Iterator<Item = &'a str>) -> Result<BTreeMap<Stri
         Digits::new(true).into(),
         ByteLevel::new(false, false, true).into(),
     ]);
-    let mut counts: HashMap<String, u64> = HashMap::new();
-    for text in texts {
-        let mut pieces = PreTokenizedString::from(text);
+    let texts: Vec<&str> = texts.collect();
+    let count = |mut counts: HashMap<String, u64>, text: &&str| {
+        let mut pieces = PreTokenizedString::from(*text);
         cut.pre_tokenize(&mut pieces)
             .map_err(|e| Error::Tokenizer(e.to_string()))?;
         for (piece, _, _) in pieces.get_splits(OffsetReferential::Original, OffsetType::Byte) {
@@ -193,7 +197,16 @@ fn word_counts<'a>(texts: impl Iterator<Item = &'a str>) -> Result<BTreeMap<Stri
                 None => _ = counts.insert(piece.to_string(), 1),
             }
         }
-    }
+        Ok(counts)
+    };
+    // Sums of whole numbers: the same in whatever order the threads come back.
+    let counts = texts.par_iter().try_fold(HashMap::new, count);
+    let counts = counts.try_reduce(HashMap::new, |mut all, some| {
+        for (piece, count) in some {
+            *all.entry(piece).or_default() += count;
+        }
+        Ok(all)
+    })?;
     Ok(counts.into_iter().collect())
 }
 

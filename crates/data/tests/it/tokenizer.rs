@@ -173,3 +173,21 @@ fn a_real_corpus_of_many_ties_learns_the_same_vocabulary_twice() {
         assert_eq!(a.decode(&a.encode(text)), text);
     }
 }
+
+#[test]
+fn learning_and_packing_do_not_depend_on_the_number_of_threads() {
+    let documents = data::builtin::documents(data::Family::Maths, 7, 600);
+    let made = |threads| {
+        let pool = rayon::ThreadPoolBuilder::new()
+            .num_threads(threads)
+            .build()
+            .unwrap();
+        pool.install(|| {
+            let texts = documents.iter().map(|document| document.text.as_str());
+            let tokenizer = Tokenizer::train(texts, 512).unwrap();
+            let shard = data::pack_in_memory(&documents, data::Split::Train, &tokenizer);
+            (tokenizer.to_bytes(), shard.manifest().clone())
+        })
+    };
+    assert!(made(1) == made(3));
+}
