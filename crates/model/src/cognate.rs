@@ -20,11 +20,13 @@
 //! Left out on purpose: dropout (data are seen at most a few times) and bias terms in linear maps.
 
 use crate::batch::{Batch, all_rows, no_rows, offsets};
-use crate::config::{CONV_WIDTH, Config, Part};
+use crate::config::{CONV_WIDTH, Config, ExitScale, Part};
 use crate::params::{Bound, Params};
 use crate::stream::StreamState;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use tensor::ops::memory::Memorised;
+use tensor::ops::ternary::{PackedTernary, TernarySettings};
 use tensor::{Attended, AttentionLayout, Ids, MemoryShape, Range, Rotation, Tape, Tensor, Var};
 
 /// A model: configuration and tensors.
@@ -34,6 +36,10 @@ pub struct Cognate {
     pub config: Config,
     /// The tensors.
     pub params: Params,
+    /// Hidden matrices that run in ternary form; empty for a model in full precision.
+    pub ternary: BTreeMap<String, TernarySettings>,
+    /// Matrices that are there in packed form only: such a model is for inference.
+    pub packed: BTreeMap<String, PackedTernary>,
 }
 
 /// How many passes each token gets.
@@ -103,8 +109,12 @@ pub const GATE_CENTRE: f32 = 2.944_439;
 impl Cognate {
     /// A freshly initialised model.
     pub fn new(config: Config, seed: u64) -> Self {
-        let params = Params::new(&config, seed);
-        Self { config, params }
+        Self { params: Params::new(&config, seed), ..Self::empty(config) }
+    }
+
+    /// A configuration around tensors that the caller fills in: `Cognate { params, ..Cognate::empty(config) }`.
+    pub fn empty(config: Config) -> Self {
+        Self { params: Params::none(), config, ternary: BTreeMap::new(), packed: BTreeMap::new() }
     }
 
     /// Shape of one memory layer.
@@ -128,7 +138,14 @@ impl Cognate {
     }
 
     pub(crate) fn linear(&self, p: &Bound, x: Var, name: &str) -> Var {
-        p.tape.linear(x, p.var(name))
+        p.watch(name, x);
+        if let Some(w) = self.packed.get(name) {
+            return p.tape.packed_linear(x, w);
+        }
+        match self.ternary.get(name) {
+            Some(settings) => p.tape.ternary_linear(x, p.var(name), *settings),
+            None => p.tape.linear(x, p.var(name)),
+        }
     }
 
     /// Logits [N, V] of hidden rows.
@@ -394,6 +411,28 @@ impl Cognate {
         let out = self.forward(&p, batch, depth, None, false);
         let nll = tape.cross_entropy(out.hidden, p.var("embed.weight"), targets.to_vec().into());
         (tape.value(nll).to_vec(), out.depths)
+    }
+
+    /// Raw gate logits of every row after each pass but the last, at full depth.
+    pub fn gate_logits(&self, batch: &Batch) -> Vec<Vec<f32>> {
+        let tape = Tape::inference();
+        let p = Bound::new(&tape, &self.params);
+        let out = self.forward(&p, batch, Depth::Full, None, false);
+        out.gates.iter().map(|(_, l)| tape.value(*l).to_vec()).collect()
+    }
+
+    /// Sets the constants of the gate's standardisation from text: median to logit(0.95), deviation to 1.
+    pub fn standardise_gate(&mut self, batch: &Batch) {
+        for (pass, mut raw) in self.gate_logits(batch).into_iter().enumerate() {
+            if raw.is_empty() {
+                continue;
+            }
+            raw.sort_by(f32::total_cmp);
+            let n = raw.len() as f64;
+            let mean = raw.iter().map(|&x| f64::from(x)).sum::<f64>() / n;
+            let var = raw.iter().map(|&x| (f64::from(x) - mean).powi(2)).sum::<f64>() / n;
+            self.config.exit[pass] = ExitScale { median: raw[raw.len() / 2], deviation: (var.sqrt() as f32).max(1e-6) };
+        }
     }
 
     /// Rows of a convolution's context.

@@ -13,7 +13,9 @@ pub mod batch;
 pub mod cognate;
 pub mod config;
 pub mod generate;
+pub mod packed;
 pub mod params;
+pub mod slots;
 pub mod stream;
 pub mod thoughts;
 

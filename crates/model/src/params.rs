@@ -129,6 +129,8 @@ pub struct Params {
     roles: Vec<Role>,
     tensors: Vec<Tensor>,
     index: BTreeMap<String, usize>,
+    /// Elements of tensors that are held elsewhere, in packed form.
+    elsewhere: usize,
 }
 
 impl Params {
@@ -137,18 +139,37 @@ impl Params {
         Self::build(specification(config), |spec| initial(spec, seed))
     }
 
+    /// No tensors at all.
+    pub fn none() -> Self {
+        Self::build(Vec::new(), |_| Tensor::zeros(&[0]))
+    }
+
     fn build(specs: Vec<Spec>, mut make: impl FnMut(&Spec) -> Tensor) -> Self {
         let tensors = specs.iter().map(&mut make).collect();
         let index = specs.iter().enumerate().map(|(i, s)| (s.name.clone(), i)).collect();
-        Self { roles: specs.iter().map(|s| s.role).collect(), names: specs.into_iter().map(|s| s.name).collect(), tensors, index }
+        Self { roles: specs.iter().map(|s| s.role).collect(), names: specs.into_iter().map(|s| s.name).collect(), tensors, index, elsewhere: 0 }
     }
 
     /// Tensors of a configuration from named values. Names and shapes must match; a name that is missing
     /// is initialised only when `fresh` allows it.
-    pub fn from_named(config: &Config, mut values: BTreeMap<String, Tensor>, fresh: impl Fn(&str) -> bool, seed: u64) -> Result<Self, String> {
+    pub fn from_named(config: &Config, values: BTreeMap<String, Tensor>, fresh: impl Fn(&str) -> bool, seed: u64) -> Result<Self, String> {
+        Self::from_named_without(config, values, fresh, |_| false, seed)
+    }
+
+    /// As [`Params::from_named`], but the tensors named by `elsewhere` are not held here: they have no
+    /// elements and only count.
+    pub fn from_named_without(
+        config: &Config,
+        mut values: BTreeMap<String, Tensor>,
+        fresh: impl Fn(&str) -> bool,
+        elsewhere: impl Fn(&str) -> bool,
+        seed: u64,
+    ) -> Result<Self, String> {
         let specs = specification(config);
+        let absent: usize = specs.iter().filter(|s| elsewhere(&s.name)).map(|s| s.dims.iter().product::<usize>()).sum();
         let mut fault = None;
-        let params = Self::build(specs, |spec| match values.remove(&spec.name) {
+        let mut params = Self::build(specs, |spec| match values.remove(&spec.name) {
+            None if elsewhere(&spec.name) => Tensor::zeros(&[0]),
             Some(t) if t.dims() == &spec.dims[..] => t,
             Some(t) => {
                 fault.get_or_insert(format!("tensor `{}` has shape {:?}, the config asks for {:?}", spec.name, t.dims(), spec.dims));
@@ -163,6 +184,7 @@ impl Params {
         if let Some(name) = values.keys().next() {
             fault.get_or_insert(format!("tensor `{name}` is in the file but not in the model of its config"));
         }
+        params.elsewhere = absent;
         fault.map_or(Ok(params), Err)
     }
 
@@ -176,7 +198,7 @@ impl Params {
     }
     /// Total number of elements.
     pub fn count(&self) -> usize {
-        self.tensors.iter().map(Tensor::numel).sum()
+        self.tensors.iter().map(Tensor::numel).sum::<usize>() + self.elsewhere
     }
     /// Names in slot order.
     pub fn names(&self) -> &[String] {
@@ -220,6 +242,25 @@ impl Params {
     }
 }
 
+/// What enters each linear map, summed over rows: for the calibration of compressed weights.
+#[derive(Clone, Debug, Default)]
+pub struct Inputs {
+    /// Rows seen, and the sum of squares of every column, by the name of the map's weight.
+    pub squares: BTreeMap<String, (u64, Vec<f64>)>,
+}
+
+impl Inputs {
+    /// Takes in rows x [N, I] of one map.
+    pub fn add(&mut self, name: &str, x: &Tensor) {
+        let cols = x.cols();
+        let (rows, sums) = self.squares.entry(name.to_string()).or_insert_with(|| (0, vec![0.0; cols]));
+        for row in x.to_vec().chunks(cols) {
+            *rows += 1;
+            sums.iter_mut().zip(row).for_each(|(s, v)| *s += f64::from(*v).powi(2));
+        }
+    }
+}
+
 /// Parameters bound to a tape: each becomes a leaf (or a constant, when frozen) on first use.
 pub struct Bound<'a> {
     /// The tape.
@@ -227,6 +268,7 @@ pub struct Bound<'a> {
     params: &'a Params,
     trainable: &'a dyn Fn(&str) -> bool,
     vars: std::cell::RefCell<Vec<Option<Var>>>,
+    inputs: Option<&'a std::cell::RefCell<Inputs>>,
 }
 
 impl<'a> Bound<'a> {
@@ -237,7 +279,19 @@ impl<'a> Bound<'a> {
 
     /// Only the named ones trainable.
     pub fn partly(tape: &'a Tape, params: &'a Params, trainable: &'a dyn Fn(&str) -> bool) -> Self {
-        Self { tape, params, trainable, vars: vec![None; params.len()].into() }
+        Self { tape, params, trainable, vars: vec![None; params.len()].into(), inputs: None }
+    }
+
+    /// All parameters, with what enters the linear maps taken down in `inputs`.
+    pub fn watching(tape: &'a Tape, params: &'a Params, inputs: &'a std::cell::RefCell<Inputs>) -> Self {
+        Self { inputs: Some(inputs), ..Self::new(tape, params) }
+    }
+
+    /// Takes down what enters a linear map, when that was asked for.
+    pub(crate) fn watch(&self, name: &str, x: Var) {
+        if let Some(inputs) = self.inputs {
+            inputs.borrow_mut().add(name, &self.tape.value(x));
+        }
     }
 
     /// The leaf of a parameter.

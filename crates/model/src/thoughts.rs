@@ -10,8 +10,11 @@ use crate::batch::no_rows;
 use crate::cognate::{Cognate, Context, Qkv};
 use crate::config::Part;
 use crate::params::Bound;
+use crate::stream::StreamState;
+use std::collections::BTreeMap;
 use std::sync::Arc;
-use tensor::{AttentionLayout, Ids, Range, Rotation, Segments, Tensor, Var};
+use tensor::ops::memory::{ChunkState, chunk_state};
+use tensor::{AttentionLayout, Ids, Range, Rotation, Segments, Tape, Tensor, Var};
 
 /// Where a chain hangs.
 #[derive(Clone, Copy, Debug)]
@@ -80,19 +83,7 @@ impl Cognate {
         let rotation = Rotation::new(&positions, c.head_width() / 2, c.rope_theta);
         let layout = Arc::new(self.chain_layout(context, chains));
 
-        // Start and end are two rows behind the vocabulary.
-        let table = t.concat_rows(&[p.var("embed.weight"), p.var("thought.start"), p.var("thought.end")]);
-        let v = c.vocab as u32;
-        let ids: Vec<u32> = chains
-            .tokens
-            .iter()
-            .map(|token| match token {
-                ThoughtToken::Start => v,
-                ThoughtToken::End => v + 1,
-                ThoughtToken::Token(id) => *id,
-            })
-            .collect();
-        let mut x = t.gather_rows(table, ids.into());
+        let mut x = self.thought_inputs(p, chains.tokens.iter().copied());
         let memory_of = |block: usize| context.memories.iter().find(|m| m.block == block).expect("captured for every memory block");
         let outer = |i: usize, h: Var| {
             if c.blocks[i].scale == 0.0 {
@@ -128,6 +119,30 @@ impl Cognate {
             y = outer(i, y);
         }
         t.rms_norm(y, p.var("norm.weight"), c.eps)
+    }
+
+    /// Input embeddings of thought tokens [rows, W].
+    fn thought_inputs(&self, p: &Bound, tokens: impl Iterator<Item = ThoughtToken>) -> Var {
+        let t = p.tape;
+        // Tokens first; start and end are two rows behind them.
+        let tokens: Vec<ThoughtToken> = tokens.collect();
+        let ids: Vec<u32> = tokens.iter().map(|token| if let ThoughtToken::Token(id) = token { *id } else { 0 }).collect();
+        let looked_up = t.gather_rows(p.var("embed.weight"), ids.into());
+        if tokens.iter().all(|token| matches!(token, ThoughtToken::Token(_))) {
+            return looked_up;
+        }
+        let table = t.concat_rows(&[looked_up, p.var("thought.start"), p.var("thought.end")]);
+        let n = tokens.len() as u32;
+        let rows: Vec<u32> = tokens
+            .iter()
+            .zip(0..)
+            .map(|(token, i)| match token {
+                ThoughtToken::Start => n,
+                ThoughtToken::End => n + 1,
+                ThoughtToken::Token(_) => i,
+            })
+            .collect();
+        t.gather_rows(table, rows.into())
     }
 
     /// Attention of the chains: text keys of the same site, own chain as extra keys.
@@ -194,19 +209,185 @@ impl Cognate {
         p.tape.memory_read(q, self.memory_shape(), states.into(), of_row.into())
     }
 
-    /// The weight of the thought at each row: sigmoid of a small network on [base; thought], zero at first
-    /// apart from its bias. Both inputs [N, W] -> [N].
+    /// The weight of the thought at each row: sigmoid of a small network on [base; thought] whose last
+    /// layer starts at its bias alone. Both inputs [N, W] -> [N].
     pub fn mixing_weight(&self, p: &Bound, base: Var, thought: Var) -> Var {
         let t = p.tape;
         let n = t.rows(base);
         let h = t.linear(t.concat_cols(&[base, thought]), p.var("mixing.hidden.weight"));
         let h = t.silu(t.add_bias(h, p.var("mixing.hidden.bias")));
         let w = t.add_bias(t.linear(h, p.var("mixing.out.weight")), p.var("mixing.out.bias"));
-        t.reshape(w, &[n])
+        t.reshape(t.sigmoid(w), &[n])
     }
 }
 
 /// No rows at all, as ids.
 pub fn none() -> Ids {
     no_rows()
+}
+
+/// Chains that grow a token at a time, for sampling: the same hidden states as [`Cognate::think`] over whole
+/// chains, with the keys of earlier rows kept instead of computed again. Values only.
+pub struct ThoughtStream<'a> {
+    model: &'a Cognate,
+    passes: usize,
+    /// Most rows of a chain.
+    capacity: usize,
+    anchors: Vec<Anchor>,
+    /// Row ranges of the text's segments in its keys.
+    keys: Vec<Range<usize>>,
+    /// Keys and values of the text by site.
+    text: Vec<Option<(Tensor, Tensor)>>,
+    /// Keys and values of the chains by site, [chains capacity, W].
+    own: Vec<(Tensor, Tensor)>,
+    /// Rows so far of each chain.
+    lengths: Vec<usize>,
+    memories: BTreeMap<usize, ChainMemory>,
+}
+
+/// What the chains keep of one memory block.
+struct ChainMemory {
+    /// Frozen slots.
+    states: Arc<[ChunkState]>,
+    /// The state that each chain reads.
+    of_chain: Vec<u32>,
+    /// Rows before the convolution, [chains (CONV_WIDTH - 1), W].
+    left: Tensor,
+}
+
+impl<'a> ThoughtStream<'a> {
+    /// Chains of at most `capacity` rows at `anchors` (in segment order) of a text whose forward pass was
+    /// captured on the tape of `p`.
+    pub fn from_text(model: &'a Cognate, p: &Bound, context: &Context, anchors: Vec<Anchor>, passes: usize, capacity: usize) -> Self {
+        assert!(anchors.is_sorted_by_key(|a| a.segment), "thoughts: anchors stand in segment order");
+        let t = p.tape;
+        let chunk = |a: &Anchor| (a.segment, a.row as usize / model.config.chunk);
+        let mut wanted: Vec<(usize, usize)> = anchors.iter().map(chunk).collect();
+        wanted.sort_unstable();
+        wanted.dedup();
+        let of_chain: Vec<u32> = anchors.iter().map(|a| wanted.binary_search(&chunk(a)).expect("every chunk is wanted") as u32).collect();
+        let segments: Segments = context.keys.clone().into();
+        let empty = Chains { anchors: anchors.clone(), tokens: Vec::new(), rows: vec![0..0; anchors.len()] };
+        let memories = context
+            .memories
+            .iter()
+            .map(|m| {
+                let states = t.memory_states(m.operands, model.memory_shape(), &segments, &wanted).into();
+                (m.block, ChainMemory { states, of_chain: of_chain.clone(), left: t.value(model.chain_left(p, context, m.raw_q, &empty)) })
+            })
+            .collect();
+        let text = context.kv.iter().map(|kv| kv.map(|(k, v)| (t.value(k), t.value(v)))).collect();
+        Self::new(model, context.keys.clone(), text, memories, anchors, passes, capacity)
+    }
+
+    /// `each` chains behind the last row of each of the given sequences (ascending) of a stream.
+    pub fn from_stream(model: &'a Cognate, state: &StreamState, sequences: &[usize], each: usize, passes: usize, capacity: usize) -> Self {
+        let keys: Vec<Range<usize>> = sequences.iter().map(|&s| state.kept_rows(s)).collect();
+        let chains = || sequences.iter().enumerate().flat_map(|(segment, &s)| std::iter::repeat_n((segment, s), each));
+        let anchors = chains().map(|(segment, s)| Anchor { segment, row: keys[segment].len() as u32 - 1, position: state.position(s) as u32 - 1 }).collect();
+        let text = (0..model.sites()).map(|i| state.site(i)).map(|(k, v)| Some((k.clone(), v.clone()))).collect();
+        let back = Cognate::CONTEXT_ROWS;
+        let blocks = model.config.blocks.iter().enumerate().filter(|(_, b)| b.memory && b.scale != 0.0);
+        let memories = blocks
+            .map(|(i, _)| {
+                let states: Vec<ChunkState> = sequences.iter().map(|&s| chunk_state(state.memory(i, s))).collect();
+                let mut left = Tensor::zeros(&[sequences.len() * each * back, model.config.width]);
+                for (chain, (_, s)) in chains().enumerate() {
+                    for j in 0..back {
+                        left.write_row(chain * back + j, state.context(i, "q"), s * back + j);
+                    }
+                }
+                (i, ChainMemory { states: states.into(), of_chain: chains().map(|c| c.0 as u32).collect(), left })
+            })
+            .collect();
+        Self::new(model, keys, text, memories, anchors, passes, capacity)
+    }
+
+    #[allow(clippy::too_many_arguments)]
+    fn new(model: &'a Cognate, keys: Vec<Range<usize>>, text: Vec<Option<(Tensor, Tensor)>>, memories: BTreeMap<usize, ChainMemory>, anchors: Vec<Anchor>, passes: usize, capacity: usize) -> Self {
+        let zeros = || Tensor::zeros(&[anchors.len() * capacity, model.config.width]);
+        let own = (0..model.sites()).map(|_| (zeros(), zeros())).collect();
+        Self { model, passes: passes.clamp(1, model.config.passes), capacity, lengths: vec![0; anchors.len()], anchors, keys, text, own, memories }
+    }
+
+    /// Appends one token to each of the given chains (ascending); hidden states [entries, W].
+    #[track_caller]
+    pub fn extend(&mut self, entries: &[(usize, ThoughtToken)]) -> Tensor {
+        let Self { model, passes, capacity, anchors, keys, text, own, lengths, memories } = self;
+        let (model, c, capacity) = (*model, &model.config, *capacity);
+        assert!(entries.is_sorted_by(|a, b| a.0 < b.0), "thoughts: chains must ascend");
+        assert!(entries.iter().all(|e| lengths[e.0] < capacity), "thoughts: a chain has at most {capacity} rows");
+        let tape = Tape::inference();
+        let (t, p) = (&tape, Bound::new(&tape, &model.params));
+        let positions: Vec<u32> = entries.iter().map(|e| anchors[e.0].position + 1 + lengths[e.0] as u32).collect();
+        let rotation = Rotation::new(&positions, c.head_width() / 2, c.rope_theta);
+        let mut queries = Vec::with_capacity(keys.len());
+        let mut at = 0;
+        for s in 0..keys.len() {
+            let rows = entries[at..].iter().take_while(|e| anchors[e.0].segment == s).count();
+            queries.push(at..at + rows);
+            at += rows;
+        }
+        let layout = Arc::new(AttentionLayout {
+            queries,
+            keys: keys.clone(),
+            last: entries.iter().map(|e| anchors[e.0].row).collect(),
+            window: c.window,
+            extra: entries.iter().map(|e| (e.0 * capacity) as u32..(e.0 * capacity + lengths[e.0] + 1) as u32).collect(),
+        });
+        let mut attend = |i: usize, pass: usize, n: Var| {
+            let site = model.site(i, pass);
+            let Qkv { q, k, v } = model.qkv(&p, i, n, &rotation);
+            let (k, v) = (t.value(k), t.value(v));
+            let (ks, vs) = &mut own[site];
+            for (row, e) in entries.iter().enumerate() {
+                let to = e.0 * capacity + lengths[e.0];
+                ks.write_row(to, &k, row);
+                vs.write_row(to, &v, row);
+            }
+            let (tk, tv) = text[site].as_ref().expect("the text ran this pass");
+            let extra = Some((t.constant(ks), t.constant(vs)));
+            t.attention(model.attended(&p, i, q, t.constant(tk), t.constant(tv), extra), layout.clone())
+        };
+        let mut remember = |i: usize, n: Var| {
+            let m = memories.get_mut(&i).expect("made for every memory block");
+            let raw = model.memory_raw(&p, i, "q", n);
+            let back = Cognate::CONTEXT_ROWS;
+            let ids: Vec<u32> = entries.iter().flat_map(|e| (e.0 * back..(e.0 + 1) * back).map(|r| r as u32)).collect();
+            let left = t.gather_rows(t.constant(&m.left), ids.into());
+            let segments: Segments = (0..entries.len()).map(|r| r..r + 1).collect::<Vec<_>>().into();
+            let q = t.causal_conv(raw, p.var(&format!("blocks.{i}.memory.conv_q.weight")), segments, Some(left));
+            let (before, new) = (t.value(left), t.value(raw));
+            for (row, e) in entries.iter().enumerate() {
+                for j in 0..back - 1 {
+                    m.left.write_row(e.0 * back + j, &before, row * back + j + 1);
+                }
+                m.left.write_row((e.0 + 1) * back - 1, &new, row);
+            }
+            let of_row: Vec<u32> = entries.iter().map(|e| m.of_chain[e.0]).collect();
+            t.memory_read(model.unit_heads(t, q), model.memory_shape(), m.states.clone(), of_row.into())
+        };
+        let mut x = model.thought_inputs(&p, entries.iter().map(|e| e.1));
+        for i in c.part(Part::Stem).filter(|&i| c.blocks[i].scale != 0.0) {
+            x = model.block(&p, i, x, &mut |n| attend(i, 0, n), &mut |n| remember(i, n));
+        }
+        let mut y = x;
+        let mut z = t.gather_rows(p.var("core.z0"), vec![0; entries.len()].into());
+        for pass in 0..*passes {
+            z = model.linear(&p, t.concat_cols(&[x, y, z]), "core.in.weight");
+            for i in c.part(Part::Core).filter(|&i| c.blocks[i].scale != 0.0) {
+                z = model.block(&p, i, z, &mut |n| attend(i, pass, n), &mut |_| unreachable!("validated: no memory in the core"));
+            }
+            let normed = t.rms_norm(z, p.var("core.norm.weight"), c.eps);
+            y = t.add(y, model.linear(&p, normed, "core.out.weight"));
+        }
+        for i in c.part(Part::Tail).filter(|&i| c.blocks[i].scale != 0.0) {
+            y = model.block(&p, i, y, &mut |n| attend(i, 0, n), &mut |n| remember(i, n));
+        }
+        let hidden = t.value(t.rms_norm(y, p.var("norm.weight"), c.eps));
+        for e in entries {
+            lengths[e.0] += 1;
+        }
+        hidden
+    }
 }

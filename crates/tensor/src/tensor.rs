@@ -166,6 +166,11 @@ impl Tensor {
         self.data_mut().fill(value);
     }
 
+    /// self_i = f(self_i, x_i)
+    pub fn update_(&mut self, x: &Tensor, f: impl Fn(f32, f32) -> f32 + Copy + Sync) {
+        elementwise::update(self.data_mut(), x.data(), f);
+    }
+
     /// self += alpha x
     pub fn add_scaled_(&mut self, x: &Tensor, alpha: f32) {
         elementwise::add_scaled(self.data_mut(), x.data(), alpha);

@@ -1,22 +1,22 @@
-//! Phase 2, EvoMerge: the search core. Evolves merges of three sibling models into one champion.
+//! Phase 2, EvoMerge. Evolves merges of three sibling models into one champion.
 //!
 //! `genome` says what a child is made of, `combine` turns a genome and the parents into weights,
 //! `fitness` turns measures into one number, `race` measures candidates on growing samples through
 //! a cache, `diversity` compares members, `search` runs generations over a serializable state that
-//! `records` describes. How a child is measured is behind the `Evaluate` trait, so nothing here
-//! knows a model, a tokenizer or a file, and the whole search is tested on a synthetic bowl.
+//! `records` describes. How a child is measured is behind the `Evaluate` trait, so the search
+//! knows no model, tokenizer or file and is tested on a synthetic bowl; `phase` ties it to a run.
 //!
 //! A population is genomes, never weights: members are decoded when they are measured and dropped
 //! afterwards, so memory holds at most `workers` children. Everything random is counted on (run
 //! seed, purpose, generation, slot) and parallel results are taken in slot order, so a search that is
 //! saved, killed and loaded after any generation ends in the same bits, with any number of workers.
 //!
-//! Left out on purpose: weight storage, evaluation, reports, progress; those belong to the phase.
 
 mod combine;
 mod diversity;
 mod fitness;
 mod genome;
+mod phase;
 mod race;
 mod records;
 mod search;
@@ -27,6 +27,7 @@ pub use combine::{Child, Parents, Weights, decode, decode_tensor, degenerate};
 pub use diversity::{distances, mean_distance};
 pub use fitness::{Accuracy, Measures, Term, fitness, front, terms};
 pub use genome::{Genome, Source, Space, combination_name};
+pub use phase::{EvomergePhase, EvomergeRecipe};
 pub use race::{Cache, Counts, Evaluate, EvaluateError, Rejected, Sample, Split};
 pub use records::{Birth, Champion, Contender, Generation, Individual, Origin, Settings, Strategy};
 pub use search::Search;

@@ -1,0 +1,143 @@
+//! The recipe of a run: what `recipes/*.toml` say, resolved.
+//!
+//! Each phase's settings are a struct beside the phase. Unknown keys are refused; the binary turns TOML
+//! with `base` and `--set` into this struct.
+
+use crate::phases::cognate::CognateRecipe;
+use crate::phases::evomerge::EvomergeRecipe;
+use crate::Error;
+use model::Config;
+use serde::{Deserialize, Serialize};
+use std::path::PathBuf;
+
+/// Everything that decides a run's result, apart from the data themselves.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Recipe {
+    /// Its name, for reports.
+    pub name: String,
+    /// Seed of the run; branches use seed, seed + 1, seed + 2.
+    pub seed: u64,
+    /// Where text comes from.
+    pub data: DataRecipe,
+    /// Sizes of the model.
+    pub model: ModelRecipe,
+    /// Phase 1.
+    pub cognate: CognateRecipe,
+    /// Phase 2.
+    pub evomerge: EvomergeRecipe,
+    /// Checkpoints.
+    pub checkpoint: CheckpointRecipe,
+}
+
+/// Where text comes from and how much of it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DataRecipe {
+    /// Folder that holds the data sets; not needed for built-in data.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub root: Option<PathBuf>,
+    /// A folder of the user's own text, taken as one more data set.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub folder: Option<PathBuf>,
+    /// Ids of the data sets; `builtin` stands for the five built-in ones.
+    pub sets: Vec<String>,
+    /// Seed of the built-in generators and of sampling.
+    pub seed: u64,
+    /// Documents of each built-in data set.
+    pub builtin_documents: usize,
+    /// Most bytes of training text of one data set.
+    pub bytes_per_set: usize,
+    /// Most evaluation items of one data set and split.
+    pub items_per_set: usize,
+    /// Most held-out texts of one data set and split.
+    pub texts_per_set: usize,
+    /// Most worked solutions of one data set, for Phase 3.
+    pub worked_per_set: usize,
+    /// Bytes of text that the tokenizer is trained on.
+    pub tokenizer_bytes: usize,
+}
+
+/// Sizes of the model.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ModelRecipe {
+    /// Tokens of the vocabulary.
+    pub vocab: usize,
+    /// Model width.
+    pub width: usize,
+    /// Attention heads.
+    pub heads: usize,
+    /// Hidden units of the feed-forward layers.
+    pub ffn: usize,
+    /// Keys back that attention sees.
+    pub window: usize,
+    /// Persistent keys.
+    pub prefix: usize,
+    /// Memory slots of the reasoning and speed branches.
+    pub slots_small: usize,
+    /// Memory slots of the ancestor and the memory branch.
+    pub slots_large: usize,
+    /// Most passes of the core.
+    pub passes: usize,
+}
+
+impl ModelRecipe {
+    /// The ancestor's configuration.
+    pub fn config(&self) -> Config {
+        let mut c = Config::new(self.vocab, self.width, self.heads, self.ffn, self.slots_large, self.passes);
+        (c.window, c.prefix) = (self.window, self.prefix);
+        c
+    }
+}
+
+/// When checkpoints are written.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CheckpointRecipe {
+    /// Seconds between checkpoints.
+    pub seconds: f64,
+    /// Units of work between checkpoints.
+    pub units: u64,
+    /// `all` or `minimal` (the newest two).
+    pub keep: Keep,
+}
+
+/// Which checkpoints are kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Keep {
+    /// Every one.
+    All,
+    /// The newest two.
+    Minimal,
+}
+
+impl CheckpointRecipe {
+    /// As the driver wants it.
+    pub fn saving(&self) -> crate::driver::Saving {
+        let keep = match self.keep {
+            Keep::All => store::Keep::All,
+            Keep::Minimal => store::Keep::Minimal,
+        };
+        crate::driver::Saving { seconds: self.seconds, units: self.units, keep }
+    }
+}
+
+impl Recipe {
+    /// Refuses what cannot run, naming the key.
+    pub fn validate(&self) -> Result<(), Error> {
+        self.model.config().validate()?;
+        let fail = |key: &str, found: String, allowed: &str| Err(Error::Recipe { key: key.into(), found: format!("found {found}"), allowed: allowed.into() });
+        if self.model.slots_small > self.model.slots_large || self.model.slots_small % self.model.heads != 0 || self.model.slots_small == 0 {
+            return fail("model.slots_small", self.model.slots_small.to_string(), "a positive multiple of model.heads, at most model.slots_large");
+        }
+        if self.model.vocab < 300 {
+            return fail("model.vocab", self.model.vocab.to_string(), "at least 300: 256 bytes, the end of document and some merges");
+        }
+        if self.data.sets.is_empty() && self.data.folder.is_none() {
+            return fail("data.sets", "an empty list".into(), "name at least one data set, or give a folder with --data");
+        }
+        self.cognate.validate()
+    }
+}

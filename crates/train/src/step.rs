@@ -1,0 +1,106 @@
+//! One pass of forward and backward over a batch of pieces: what every gradient phase is made of.
+
+use data::{Batch as Pieces, Piece};
+use model::{Batch, Bound, Cognate, Depth};
+use std::sync::Arc;
+use tensor::random::Counted;
+use tensor::{Grads, Tape};
+
+/// What a pass gives besides gradients.
+#[derive(Clone, Debug, Default)]
+pub struct PassReport {
+    /// Mean negative log-likelihood of the weighted predictions, in nats.
+    pub nats: f64,
+    /// Predictions with weight.
+    pub predictions: usize,
+    /// Rows computed.
+    pub rows: usize,
+    /// The largest attention logits by block and head.
+    pub peaks: Vec<(usize, Vec<f32>)>,
+    /// Floating-point operations of the forward products.
+    pub flops: u64,
+}
+
+/// How deep the tokens of a training batch go.
+#[derive(Clone, Copy, Debug)]
+pub enum TrainDepth {
+    /// One pass for all: before the loops are switched on.
+    One,
+    /// Uniform over 1..=passes, counted on (seed, step, row): states freeze after it, one exit a token.
+    Random {
+        /// Seed of the run.
+        seed: u64,
+        /// Step of the branch.
+        step: u64,
+    },
+}
+
+/// Pieces as a model's batch, the targets, and the loss weight of each row.
+pub fn rows(pieces: &[Piece]) -> (Batch, Vec<u32>, Vec<f32>) {
+    let batch = Batch::new(pieces.iter().map(|p| (&p.tokens[..p.tokens.len() - 1], p.start)));
+    let targets = pieces.iter().flat_map(|p| p.tokens[1..].iter().copied()).collect();
+    let weights = pieces.iter().flat_map(|p| p.loss.iter().copied()).collect();
+    (batch, targets, weights)
+}
+
+/// Adds the gradient of the mean loss over the whole batch to `grads`, in micro-batches of about
+/// `micro_tokens` rows (0: all at once).
+pub fn forward_backward(model: &Cognate, pieces: &Pieces, depth: TrainDepth, micro_tokens: usize, grads: &mut Grads) -> PassReport {
+    let total: f64 = pieces.pieces.iter().flat_map(|p| &p.loss).map(|w| f64::from(*w)).sum();
+    let mut report = PassReport { predictions: pieces.pieces.iter().flat_map(|p| &p.loss).filter(|w| **w != 0.0).count(), ..Default::default() };
+    let mut at = 0u64;
+    for part in micro_batches(&pieces.pieces, micro_tokens) {
+        let (batch, targets, weights) = rows(part);
+        let tape = Tape::new();
+        let p = Bound::new(&tape, &model.params);
+        let depths: Vec<u8> = match depth {
+            TrainDepth::One => vec![1; batch.len()],
+            TrainDepth::Random { seed, step } => {
+                let random = Counted::new(seed, "depth", step);
+                (0..batch.len() as u64).map(|i| 1 + random.below(at + i, model.config.passes) as u8).collect()
+            }
+        };
+        at += batch.len() as u64;
+        let out = model.forward(&p, &batch, Depth::PerToken(&depths), None, false);
+        let nll = tape.cross_entropy(out.hidden, p.var("embed.weight"), targets.into());
+        let scale = 1.0 / total.max(1.0) as f32;
+        let loss = tape.weighted_sum(nll, weights.iter().map(|w| w * scale).collect::<Vec<_>>().into());
+        report.nats += f64::from(tape.value(loss).item());
+        report.rows += batch.len();
+        report.flops += tape.flops();
+        merge_peaks(&mut report.peaks, tape.attention_peaks());
+        tape.backward(loss, grads);
+    }
+    report
+}
+
+/// Cuts pieces into runs of about `tokens` rows.
+pub fn micro_batches(pieces: &[Piece], tokens: usize) -> Vec<&[Piece]> {
+    if tokens == 0 {
+        return vec![pieces];
+    }
+    let (mut parts, mut start, mut sum) = (Vec::new(), 0, 0);
+    for (i, p) in pieces.iter().enumerate() {
+        if i > start && sum + p.loss.len() > tokens {
+            parts.push(&pieces[start..i]);
+            (start, sum) = (i, 0);
+        }
+        sum += p.loss.len();
+    }
+    parts.push(&pieces[start..]);
+    parts
+}
+
+fn merge_peaks(all: &mut Vec<(usize, Vec<f32>)>, new: Vec<(usize, Vec<f32>)>) {
+    for (site, peaks) in new {
+        match all.iter_mut().find(|(s, _)| *s == site) {
+            Some((_, old)) => old.iter_mut().zip(peaks).for_each(|(o, p)| *o = o.max(p)),
+            None => all.push((site, peaks)),
+        }
+    }
+}
+
+/// Weights of a mean loss, shared with the tape.
+pub fn mean_weights(n: usize) -> Arc<[f32]> {
+    vec![1.0 / n.max(1) as f32; n].into()
+}
