@@ -9,7 +9,7 @@ use super::maths;
 use super::strategy::Strategy;
 use super::tasks::{Bags, Task, plain};
 
-/// The body of the thought. Panics on a task that [`super::traces`] does not pose to the strategy.
+/// The body of the thought. Panics on a task that [`super::traces()`] does not pose to the strategy.
 pub(super) fn thought(strategy: Strategy, task: &Task) -> String {
     match strategy {
         Strategy::ChainOfThought => steps(task),

@@ -1,7 +1,7 @@
 //! Mathematics: plain arithmetic by columns, word problems of one and two steps, price lists.
 //!
 //! Numbers stay within 0-99 and the worked steps are such that each needs one small computation. The keys of
-//! sums, differences and products are those of the reasoning traces too ([`super::traces`]), so a sum that is
+//! sums, differences and products are those of the reasoning traces too ([`super::traces()`]), so a sum that is
 //! held out is held out everywhere.
 
 use super::Exercise;

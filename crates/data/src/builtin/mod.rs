@@ -7,8 +7,8 @@
 //! a document has 20-80 tokens.
 //!
 //! Training and evaluation never share a problem. Each problem has a *key* that names its parameters without
-//! names and wording; one key in four, by hash and whatever the seed, is held out ([`draw`]). For stories the
-//! key is the template (the tuple of sentence patterns), for commonsense see [`commonsense`]. Evaluation items
+//! names and wording; one key in four, by hash and whatever the seed, is held out (`draw.rs`). For stories the
+//! key is the template (the tuple of sentence patterns), for commonsense see `commonsense.rs`. Evaluation items
 //! and held-out texts have the id `data set/key#number`, and [`Split::deal`] puts the number aside: the three
 //! evaluation splits share no problem either. What is kept out are problems, not sums: 34 + 28 may still occur as
 //! one step among others of a training problem.

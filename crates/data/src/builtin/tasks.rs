@@ -72,9 +72,8 @@ impl Task {
         }
     }
 
-    /// Three or four different numbers.
-    pub(super) fn numbers(draw: &mut Draw) -> Vec<i64> {
-        let count = 3 + draw.below(2);
+    /// Different numbers.
+    pub(super) fn numbers(draw: &mut Draw, count: usize) -> Vec<i64> {
         draw.several(&(2..60).collect::<Vec<i64>>(), count)
     }
 

@@ -128,7 +128,7 @@ fn pose(strategy: Strategy, draw: &mut Draw) -> Task {
             1 => add_sub(draw),
             2 => Task::Prices(maths::price_list(draw)),
             3 => Task::letters(draw, 1),
-            _ => Task::Sort(Task::numbers(draw)),
+            _ => Task::Sort(Task::numbers(draw, 3)),
         },
         Strategy::Mece => match draw.below(3) {
             0 => add(draw),
@@ -137,7 +137,10 @@ fn pose(strategy: Strategy, draw: &mut Draw) -> Task {
         },
         Strategy::Falsification => match draw.below(2) {
             0 => sub(draw),
-            _ => Task::Largest(Task::numbers(draw)),
+            _ => {
+                let count = 3 + draw.below(2);
+                Task::Largest(Task::numbers(draw, count))
+            }
         },
         Strategy::Expert => match draw.below(4) {
             0 => Task::Mul(draw.within(2, 20), 9),
