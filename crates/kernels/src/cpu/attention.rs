@@ -227,7 +227,7 @@ fn check(o: &Operands, layout: &Layout) {
     assert_eq!(layout.last.len(), nq, "attention: one `last` per query row");
     assert_eq!(layout.queries.len(), layout.keys.len(), "attention: segments of queries and keys");
     assert!(layout.extra.is_empty() || layout.extra.len() == nq, "attention: one extra range per query row");
-    assert!(layout.extra.is_empty() == o.extra.is_none(), "attention: extra keys and their ranges come together");
+    assert!(nq == 0 || layout.extra.is_empty() == o.extra.is_none(), "attention: extra keys and their ranges come together");
     let mut at = 0;
     for (q, k) in layout.queries.iter().zip(&layout.keys) {
         assert!(q.start == at && q.end <= nq && k.end <= nk, "attention: segment {q:?} / {k:?} of {nq} / {nk} rows");

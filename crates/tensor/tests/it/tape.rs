@@ -156,7 +156,7 @@ fn no_rows_go_through_every_coarse_operation() {
         k: x,
         v: x,
         prefix: Some((w, w)),
-        extra: None,
+        extra: Some((x, x)),
         heads: 2,
         kv_heads: 2,
         site: None,
