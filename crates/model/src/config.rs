@@ -170,11 +170,26 @@ impl Config {
         if self.slots == 0 || self.slots % self.heads != 0 {
             return fail("slots", format!("found {} slots for {} heads", self.slots, self.heads), "slots must be a positive multiple of heads");
         }
+        if self.passes > usize::from(u8::MAX) {
+            return fail("passes", format!("found {}", self.passes), "it must be at most 255");
+        }
         if self.exit.len() + 1 != self.passes {
             return fail("exit", format!("found {} entries for {} passes", self.exit.len(), self.passes), "there is one entry per pass but the last");
         }
         if !(0.0..=1.0).contains(&self.act_threshold) {
             return fail("act_threshold", format!("found {}", self.act_threshold), "it must lie in 0..=1");
+        }
+        if self.exit.iter().any(|e| !e.median.is_finite() || !e.deviation.is_finite()) {
+            return fail("exit", format!("found {:?}", self.exit), "medians and deviations are finite numbers");
+        }
+        if !(self.theta_max >= 0.0 && self.theta_max.is_finite()) {
+            return fail("theta_max", format!("found {}", self.theta_max), "it must be a finite number, at least 0");
+        }
+        if !(self.eps > 0.0 && self.eps.is_finite()) {
+            return fail("eps", format!("found {}", self.eps), "it must be a finite number above 0");
+        }
+        if !(self.rope_theta > 0.0 && self.rope_theta.is_finite()) {
+            return fail("rope_theta", format!("found {}", self.rope_theta), "it must be a finite number above 0");
         }
         let order: Vec<u8> = self.blocks.iter().map(|b| b.part as u8).collect();
         if !order.is_sorted() || self.core_blocks() == 0 {

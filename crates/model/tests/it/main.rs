@@ -1,0 +1,15 @@
+//! Tests of the model crate: what the Cognate promises over random small configurations, its numbers
+//! against PyTorch, and the Llama against a published model.
+#![allow(clippy::unwrap_used)]
+
+mod generation;
+mod gradients;
+mod leaks;
+mod memory_slots;
+mod pytorch;
+mod sample;
+mod segments;
+mod sizes;
+mod streaming;
+mod thoughts;
+mod threads;
