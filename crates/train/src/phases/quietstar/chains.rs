@@ -84,12 +84,13 @@ pub fn logits(model: &Cognate, hidden: &Tensor) -> Vec<f32> {
 
 /// Samples thoughts at each place, place after place. `random` is indexed by chain and token.
 pub fn sample(model: &Cognate, p: &Bound, context: &Context, batch: &Batch, places: &[Place], s: Sampling, random: &Counted) -> Vec<Thought> {
-    let stream = ThoughtStream::from_text(model, p, context, anchors(batch, places, s.thoughts).collect(), s.passes, s.length + 1);
-    grow(model, stream, places.len() * s.thoughts, s, random)
+    let mut stream = ThoughtStream::from_text(model, p, context, anchors(batch, places, s.thoughts).collect(), s.passes, s.length + 1);
+    grow(model, &mut stream, places.len() * s.thoughts, s, random)
 }
 
-/// Lets the chains of a stream think to their end.
-pub fn grow(model: &Cognate, mut stream: ThoughtStream, chains: usize, s: Sampling, random: &Counted) -> Vec<Thought> {
+/// Lets the chains of a fresh stream think. The stream has then read every token but the last of a thought
+/// that did not close by itself.
+pub fn grow(model: &Cognate, stream: &mut ThoughtStream, chains: usize, s: Sampling, random: &Counted) -> Vec<Thought> {
     let mut thoughts = vec![Thought::default(); chains];
     let mut entries: Vec<(usize, ThoughtToken)> = (0..chains).map(|c| (c, ThoughtToken::Start)).collect();
     let vocab = model.config.vocab;

@@ -7,6 +7,7 @@ use crate::Error;
 use data::Tokenizer;
 use data::builtin::SPECIAL_TOKENS;
 use model::{Cognate, Params};
+use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 use tensor::Tensor;
 use tensor::random::Counted;
@@ -19,7 +20,7 @@ pub const MIXING_LEFT_ZERO: f64 = 0.06;
 const NOISE: f32 = 0.1;
 
 /// What was added.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Added {
     /// Tokens that the tokenizer did not have.
     pub tokens: usize,

@@ -56,11 +56,14 @@ pub fn ranks(values: &[f64]) -> Vec<f64> {
     ranks
 }
 
-/// Coherence of each thought of a batch, from the negative log-likelihoods of its tokens under the baked
-/// model. A thought without tokens has none.
-pub fn coherence(nll: &[Vec<f32>]) -> Vec<f64> {
-    let mean = |x: &Vec<f32>| if x.is_empty() { 0.0 } else { x.iter().map(|n| f64::from(-n).exp()).sum::<f64>() / x.len() as f64 };
-    ranks(&nll.iter().map(mean).collect::<Vec<_>>())
+/// Mean probability of a thought's tokens from their negative log-likelihoods; 0 without tokens.
+pub fn probability(nll: &[f32]) -> f64 {
+    if nll.is_empty() { 0.0 } else { nll.iter().map(|n| f64::from(-n).exp()).sum::<f64>() / nll.len() as f64 }
+}
+
+/// Coherence of each thought of a batch, from the [`probability`] of each under the baked model.
+pub fn coherence(probabilities: &[f64]) -> Vec<f64> {
+    ranks(probabilities)
 }
 
 /// Pearson's correlation; 0 when either side does not vary.
