@@ -37,7 +37,11 @@ pub fn detect() -> Isa {
                 return Isa::Avx2;
             }
         }
-        if cfg!(target_arch = "aarch64") { Isa::Neon } else { Isa::Scalar }
+        if cfg!(target_arch = "aarch64") {
+            Isa::Neon
+        } else {
+            Isa::Scalar
+        }
     })
 }
 

@@ -149,7 +149,9 @@ pub fn max(x: &[f32]) -> f32 {
     for (i, v) in rest.iter().enumerate() {
         acc[i] = if *v > acc[i] { *v } else { acc[i] };
     }
-    acc.iter().copied().fold(f32::NEG_INFINITY, |a, b| if b > a { b } else { a })
+    acc.iter()
+        .copied()
+        .fold(f32::NEG_INFINITY, |a, b| if b > a { b } else { a })
 }
 
 #[cfg(test)]
@@ -161,12 +163,19 @@ mod tests {
         let mut x = -80.0f32;
         while x < 80.0 {
             let want = f64::from(x).exp();
-            assert!((f64::from(exp(x)) / want - 1.0).abs() < 3e-7, "exp({x}) = {} want {want}", exp(x));
+            assert!(
+                (f64::from(exp(x)) / want - 1.0).abs() < 3e-7,
+                "exp({x}) = {} want {want}",
+                exp(x)
+            );
             x += 0.0137;
         }
         for x in [1e-40f32, 1e-30, 0.1, 0.99, 1.0, 1.5, 2.0, 1e10, 3e38] {
             let want = f64::from(x).ln();
-            assert!((f64::from(ln(x)) - want).abs() <= 1e-7 * want.abs().max(1e-3), "ln({x})");
+            assert!(
+                (f64::from(ln(x)) - want).abs() <= 1e-7 * want.abs().max(1e-3),
+                "ln({x})"
+            );
         }
         assert!(exp(f32::NAN).is_nan() && ln(-1.0).is_nan());
         assert!(exp(-1e9) < 1e-37 && exp(1e9).is_finite());
@@ -174,7 +183,9 @@ mod tests {
 
     #[test]
     fn reductions_agree_with_f64() {
-        let x: Vec<f32> = (0..1001).map(|i| ((i * 37) % 101) as f32 * 0.01 - 0.5).collect();
+        let x: Vec<f32> = (0..1001)
+            .map(|i| ((i * 37) % 101) as f32 * 0.01 - 0.5)
+            .collect();
         let want: f64 = x.iter().map(|v| f64::from(*v)).sum();
         assert!((f64::from(sum(&x)) - want).abs() < 1e-3);
         let want: f64 = x.iter().map(|v| f64::from(*v).powi(2)).sum();

@@ -32,8 +32,14 @@ impl Counted {
     /// Numbers for `purpose` at `step` of the run with this seed.
     pub fn new(seed: u64, purpose: &str, step: u64) -> Self {
         // FNV-1a: a stable hash of the name.
-        let purpose = purpose.bytes().fold(0xcbf2_9ce4_8422_2325, |h: u64, b| (h ^ u64::from(b)).wrapping_mul(0x100_0000_01b3));
-        Self { seed, purpose, step }
+        let purpose = purpose.bytes().fold(0xcbf2_9ce4_8422_2325, |h: u64, b| {
+            (h ^ u64::from(b)).wrapping_mul(0x100_0000_01b3)
+        });
+        Self {
+            seed,
+            purpose,
+            step,
+        }
     }
 
     /// 64 random bits.

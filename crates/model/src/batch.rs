@@ -20,14 +20,19 @@ pub struct Batch {
 impl Batch {
     /// A batch of segments, each its tokens and the position of its first token.
     pub fn new<'a>(pieces: impl IntoIterator<Item = (&'a [u32], u32)>) -> Self {
-        let (mut tokens, mut positions, mut segments): (Vec<u32>, Vec<u32>, Vec<Range<usize>>) = Default::default();
+        let (mut tokens, mut positions, mut segments): (Vec<u32>, Vec<u32>, Vec<Range<usize>>) =
+            Default::default();
         for (piece, start) in pieces {
             let at = tokens.len();
             tokens.extend_from_slice(piece);
             positions.extend((0..piece.len() as u32).map(|i| start + i));
             segments.push(at..tokens.len());
         }
-        Self { tokens: tokens.into(), segments: segments.into(), positions: positions.into() }
+        Self {
+            tokens: tokens.into(),
+            segments: segments.into(),
+            positions: positions.into(),
+        }
     }
 
     /// One segment from position 0.

@@ -109,18 +109,31 @@ pub const GATE_CENTRE: f32 = 2.944_439;
 impl Cognate {
     /// A freshly initialised model.
     pub fn new(config: Config, seed: u64) -> Self {
-        Self { params: Params::new(&config, seed), ..Self::empty(config) }
+        Self {
+            params: Params::new(&config, seed),
+            ..Self::empty(config)
+        }
     }
 
     /// A configuration around tensors that the caller fills in: `Cognate { params, ..Cognate::empty(config) }`.
     pub fn empty(config: Config) -> Self {
-        Self { params: Params::none(), config, ternary: BTreeMap::new(), packed: BTreeMap::new() }
+        Self {
+            params: Params::none(),
+            config,
+            ternary: BTreeMap::new(),
+            packed: BTreeMap::new(),
+        }
     }
 
     /// Shape of one memory layer.
     pub fn memory_shape(&self) -> MemoryShape {
         let c = &self.config;
-        MemoryShape { heads: c.heads, width: c.head_width(), slots: c.slots_per_head(), chunk: c.chunk }
+        MemoryShape {
+            heads: c.heads,
+            width: c.head_width(),
+            slots: c.slots_per_head(),
+            chunk: c.chunk,
+        }
     }
 
     /// Number of the attention of a block in a pass; keys and values are kept per site.
@@ -173,18 +186,49 @@ impl Cognate {
     }
 
     /// The operands of an attention of this model.
-    pub(crate) fn attended(&self, p: &Bound, block: usize, q: Var, k: Var, v: Var, extra: Option<(Var, Var)>) -> Attended {
+    pub(crate) fn attended(
+        &self,
+        p: &Bound,
+        block: usize,
+        q: Var,
+        k: Var,
+        v: Var,
+        extra: Option<(Var, Var)>,
+    ) -> Attended {
         let name = |s: &str| format!("blocks.{block}.attn.{s}");
-        let prefix = (self.config.prefix > 0).then(|| (p.var(&name("prefix_k")), p.var(&name("prefix_v"))));
-        Attended { q, k, v, prefix, extra, heads: self.config.heads, kv_heads: self.config.heads, site: Some(block) }
+        let prefix =
+            (self.config.prefix > 0).then(|| (p.var(&name("prefix_k")), p.var(&name("prefix_v"))));
+        Attended {
+            q,
+            k,
+            v,
+            prefix,
+            extra,
+            heads: self.config.heads,
+            kv_heads: self.config.heads,
+            site: Some(block),
+        }
     }
 
     /// A block: `attend` gives the attention output for the normalised input, `remember` the memory's.
-    pub(crate) fn block(&self, p: &Bound, block: usize, h: Var, attend: &mut dyn FnMut(Var) -> Var, remember: &mut dyn FnMut(Var) -> Var) -> Var {
+    pub(crate) fn block(
+        &self,
+        p: &Bound,
+        block: usize,
+        h: Var,
+        attend: &mut dyn FnMut(Var) -> Var,
+        remember: &mut dyn FnMut(Var) -> Var,
+    ) -> Var {
         let (t, c) = (p.tape, &self.config);
         let b = c.blocks[block];
         let name = |s: &str| format!("blocks.{block}.{s}");
-        let scaled = |x: Var| if b.scale == 1.0 { x } else { t.scale(x, b.scale) };
+        let scaled = |x: Var| {
+            if b.scale == 1.0 {
+                x
+            } else {
+                t.scale(x, b.scale)
+            }
+        };
         let n = t.rms_norm(h, p.var(&name("norm1.weight")), c.eps);
         let mut o = attend(n);
         if b.memory {
@@ -199,18 +243,25 @@ impl Cognate {
         let n = t.rms_norm(h, p.var(&name("norm2.weight")), c.eps);
         let gate = self.linear(p, n, &name("ffn.gate.weight"));
         let up = self.linear(p, n, &name("ffn.up.weight"));
-        t.add(h, scaled(self.linear(p, t.swiglu(gate, up), &name("ffn.down.weight"))))
+        t.add(
+            h,
+            scaled(self.linear(p, t.swiglu(gate, up), &name("ffn.down.weight"))),
+        )
     }
 
     /// One branch of the memory's inputs before its convolution: SiLU(W n).
     pub(crate) fn memory_raw(&self, p: &Bound, block: usize, which: &str, n: Var) -> Var {
-        p.tape.silu(self.linear(p, n, &format!("blocks.{block}.memory.{which}.weight")))
+        p.tape
+            .silu(self.linear(p, n, &format!("blocks.{block}.memory.{which}.weight")))
     }
 
     /// Unit length per head.
     pub(crate) fn unit_heads(&self, t: &Tape, x: Var) -> Var {
         let c = &self.config;
-        let gain = t.constant(&Tensor::full(&[c.heads], 1.0 / (c.head_width() as f32).sqrt()));
+        let gain = t.constant(&Tensor::full(
+            &[c.heads],
+            1.0 / (c.head_width() as f32).sqrt(),
+        ));
         t.head_norm_rope(x, c.heads, Some(gain), None)
     }
 
@@ -236,7 +287,14 @@ impl Cognate {
     ///
     /// With `streaming`, segment s continues a sequence; its rows follow those that the state has seen.
     /// With `capture`, the output carries what parallel thoughts need.
-    pub fn forward(&self, p: &Bound, batch: &Batch, depth: Depth, mut streaming: Option<Streaming>, capture: bool) -> Output {
+    pub fn forward(
+        &self,
+        p: &Bound,
+        batch: &Batch,
+        depth: Depth,
+        mut streaming: Option<Streaming>,
+        capture: bool,
+    ) -> Output {
         let (t, c) = (p.tape, &self.config);
         let n = batch.len();
         let rotation = Rotation::new(&batch.positions, c.head_width() / 2, c.rope_theta);
@@ -245,11 +303,24 @@ impl Cognate {
         }
         let everything = all_rows(n);
         let layout = Arc::new(self.layout(batch, &everything, streaming.as_ref()));
-        let mut context = Context { kv: vec![None; self.sites()], keys: batch.segments.to_vec(), memories: Vec::new() };
+        let mut context = Context {
+            kv: vec![None; self.sites()],
+            keys: batch.segments.to_vec(),
+            memories: Vec::new(),
+        };
 
         let mut x = t.embedding(p.var("embed.weight"), batch.tokens.clone());
         for i in c.part(Part::Stem) {
-            x = self.outer_block(p, i, x, batch, &rotation, &layout, &mut streaming, &mut context);
+            x = self.outer_block(
+                p,
+                i,
+                x,
+                batch,
+                &rotation,
+                &layout,
+                &mut streaming,
+                &mut context,
+            );
         }
 
         let mut y = x;
@@ -263,8 +334,19 @@ impl Cognate {
         for pass in 0..c.passes {
             active = match depth {
                 Depth::Full => active,
-                Depth::Fixed(d) => if pass < d.max(1) { active } else { no_rows() },
-                Depth::PerToken(d) => active.iter().copied().filter(|&i| pass == 0 || d[i as usize] as usize > pass).collect::<Vec<_>>().into(),
+                Depth::Fixed(d) => {
+                    if pass < d.max(1) {
+                        active
+                    } else {
+                        no_rows()
+                    }
+                }
+                Depth::PerToken(d) => active
+                    .iter()
+                    .copied()
+                    .filter(|&i| pass == 0 || d[i as usize] as usize > pass)
+                    .collect::<Vec<_>>()
+                    .into(),
                 Depth::Halting => active,
             };
             if active.is_empty() {
@@ -279,9 +361,22 @@ impl Cognate {
                 continue;
             }
             let whole = active.len() == n;
-            let pick = |v: Var| if whole { v } else { t.gather_rows(v, active.clone()) };
+            let pick = |v: Var| {
+                if whole {
+                    v
+                } else {
+                    t.gather_rows(v, active.clone())
+                }
+            };
             let (xa, ya, za) = (pick(x), pick(y), pick(z));
-            let (rot, lay) = if whole { (rotation.clone(), layout.clone()) } else { (rotation.rows(&active), Arc::new(self.layout(batch, &active, streaming.as_ref()))) };
+            let (rot, lay) = if whole {
+                (rotation.clone(), layout.clone())
+            } else {
+                (
+                    rotation.rows(&active),
+                    Arc::new(self.layout(batch, &active, streaming.as_ref())),
+                )
+            };
             let mut h = self.linear(p, t.concat_cols(&[xa, ya, za]), "core.in.weight");
             for (j, &i) in core.iter().enumerate() {
                 if c.blocks[i].scale == 0.0 {
@@ -291,7 +386,10 @@ impl Cognate {
                 let mut attend = |normed: Var| {
                     let Qkv { q, k, v } = self.qkv(p, i, normed, &rot);
                     let (k, v) = match latest[j] {
-                        Some((k0, v0)) if !whole => (t.replace_rows(k0, k, active.clone()), t.replace_rows(v0, v, active.clone())),
+                        Some((k0, v0)) if !whole => (
+                            t.replace_rows(k0, k, active.clone()),
+                            t.replace_rows(v0, v, active.clone()),
+                        ),
                         _ => (k, v),
                     };
                     latest[j] = Some((k, v));
@@ -299,41 +397,83 @@ impl Cognate {
                     let (k, v) = self.keep(t, &mut streaming, batch, site, k, v);
                     t.attention(self.attended(p, i, q, k, v, None), lay.clone())
                 };
-                h = self.block(p, i, h, &mut attend, &mut |_| unreachable!("validated: no memory in the core"));
+                h = self.block(p, i, h, &mut attend, &mut |_| {
+                    unreachable!("validated: no memory in the core")
+                });
             }
             let normed = t.rms_norm(h, p.var("core.norm.weight"), c.eps);
             let stepped = t.add(ya, self.linear(p, normed, "core.out.weight"));
-            (y, z) = if whole { (stepped, h) } else { (t.replace_rows(y, stepped, active.clone()), t.replace_rows(z, h, active.clone())) };
+            (y, z) = if whole {
+                (stepped, h)
+            } else {
+                (
+                    t.replace_rows(y, stepped, active.clone()),
+                    t.replace_rows(z, h, active.clone()),
+                )
+            };
             for &i in active.iter() {
                 depths[i as usize] = pass as u8 + 1;
             }
             if pass + 1 < c.passes {
                 let w = t.gather_rows(p.var("exit.weight"), [pass as u32].into());
-                let b = t.slice_cols(t.reshape(p.var("exit.bias"), &[1, c.passes - 1]), pass..pass + 1);
+                let b = t.slice_cols(
+                    t.reshape(p.var("exit.bias"), &[1, c.passes - 1]),
+                    pass..pass + 1,
+                );
                 let logits = t.add_bias(t.linear(normed, w), b);
                 let ran = active.clone();
                 if matches!(depth, Depth::Halting) {
                     let raw = t.value(logits).to_vec();
                     let goes_on = |r: f32| self.continue_probability(pass, r) > c.act_threshold;
-                    active = ran.iter().zip(raw).filter(|(_, r)| goes_on(*r)).map(|(&i, _)| i).collect::<Vec<_>>().into();
+                    active = ran
+                        .iter()
+                        .zip(raw)
+                        .filter(|(_, r)| goes_on(*r))
+                        .map(|(&i, _)| i)
+                        .collect::<Vec<_>>()
+                        .into();
                 }
                 gates.push((ran, logits));
             }
         }
         let mut h = y;
         for i in c.part(Part::Tail) {
-            h = self.outer_block(p, i, h, batch, &rotation, &layout, &mut streaming, &mut context);
+            h = self.outer_block(
+                p,
+                i,
+                h,
+                batch,
+                &rotation,
+                &layout,
+                &mut streaming,
+                &mut context,
+            );
         }
         let hidden = t.rms_norm(h, p.var("norm.weight"), c.eps);
         if let Some(s) = &mut streaming {
             s.state.advance(s.sequences, &batch.segments);
         }
-        Output { hidden, depths, gates, context: capture.then_some(context) }
+        Output {
+            hidden,
+            depths,
+            gates,
+            context: capture.then_some(context),
+        }
     }
 
     /// A stem or tail block over all rows.
     #[allow(clippy::too_many_arguments)]
-    fn outer_block(&self, p: &Bound, i: usize, h: Var, batch: &Batch, rotation: &Rotation, layout: &Arc<AttentionLayout>, streaming: &mut Option<Streaming>, context: &mut Context) -> Var {
+    fn outer_block(
+        &self,
+        p: &Bound,
+        i: usize,
+        h: Var,
+        batch: &Batch,
+        rotation: &Rotation,
+        layout: &Arc<AttentionLayout>,
+        streaming: &mut Option<Streaming>,
+        context: &mut Context,
+    ) -> Var {
         let t = p.tape;
         if self.config.blocks[i].scale == 0.0 {
             return h;
@@ -356,7 +496,15 @@ impl Cognate {
     }
 
     /// The memory branch of a block.
-    fn remember(&self, p: &Bound, i: usize, normed: Var, batch: &Batch, streaming: &mut Option<Streaming>, context: &mut Context) -> Var {
+    fn remember(
+        &self,
+        p: &Bound,
+        i: usize,
+        normed: Var,
+        batch: &Batch,
+        streaming: &mut Option<Streaming>,
+        context: &mut Context,
+    ) -> Var {
         let t = p.tape;
         let mut raw_q = None;
         let [q, k, v] = ["q", "k", "v"].map(|which| {
@@ -364,35 +512,71 @@ impl Cognate {
             if which == "q" {
                 raw_q = Some(raw);
             }
-            let left = streaming.as_mut().map(|s| s.state.convolution_context(t, i, which, s.sequences, raw, &batch.segments));
-            t.causal_conv(raw, p.var(&format!("blocks.{i}.memory.conv_{which}.weight")), batch.segments.clone(), left)
+            let left = streaming.as_mut().map(|s| {
+                s.state
+                    .convolution_context(t, i, which, s.sequences, raw, &batch.segments)
+            });
+            t.causal_conv(
+                raw,
+                p.var(&format!("blocks.{i}.memory.conv_{which}.weight")),
+                batch.segments.clone(),
+                left,
+            )
         });
         let operands = self.memorised(p, i, normed, q, k, v);
-        context.memories.push(MemoryContext { block: i, operands, raw_q: raw_q.expect("the loop above visits q") });
+        context.memories.push(MemoryContext {
+            block: i,
+            operands,
+            raw_q: raw_q.expect("the loop above visits q"),
+        });
         match streaming {
-            Some(s) => t.memory_stream(operands, self.memory_shape(), &batch.segments, &mut s.state.memories(i, s.sequences)),
+            Some(s) => t.memory_stream(
+                operands,
+                self.memory_shape(),
+                &batch.segments,
+                &mut s.state.memories(i, s.sequences),
+            ),
             None => t.memory(operands, self.memory_shape(), batch.segments.clone()),
         }
     }
 
     /// Streaming: appends the new keys and values of a site and returns all that are kept.
-    fn keep(&self, t: &Tape, streaming: &mut Option<Streaming>, batch: &Batch, site: usize, k: Var, v: Var) -> (Var, Var) {
+    fn keep(
+        &self,
+        t: &Tape,
+        streaming: &mut Option<Streaming>,
+        batch: &Batch,
+        site: usize,
+        k: Var,
+        v: Var,
+    ) -> (Var, Var) {
         match streaming {
             None => (k, v),
             Some(s) => {
-                let (k, v) = s.state.append(site, s.sequences, &batch.segments, &t.value(k), &t.value(v));
+                let (k, v) =
+                    s.state
+                        .append(site, s.sequences, &batch.segments, &t.value(k), &t.value(v));
                 (t.constant(&k), t.constant(&v))
             }
         }
     }
 
     /// Which keys the given rows see.
-    fn layout(&self, batch: &Batch, rows: &[u32], streaming: Option<&Streaming>) -> AttentionLayout {
+    fn layout(
+        &self,
+        batch: &Batch,
+        rows: &[u32],
+        streaming: Option<&Streaming>,
+    ) -> AttentionLayout {
         let at = offsets(&batch.segments);
         let mut queries = Vec::with_capacity(batch.segments.len());
         let mut from = 0;
         for s in batch.segments.iter() {
-            let to = from + rows[from..].iter().take_while(|&&r| (r as usize) < s.end).count();
+            let to = from
+                + rows[from..]
+                    .iter()
+                    .take_while(|&&r| (r as usize) < s.end)
+                    .count();
             queries.push(from..to);
             from = to;
         }
@@ -400,8 +584,23 @@ impl Cognate {
             None => (batch.segments.to_vec(), vec![0; batch.segments.len()]),
             Some(s) => s.state.key_ranges(s.sequences, &batch.segments),
         };
-        let last = queries.iter().zip(before).flat_map(|(q, b)| rows[q.clone()].iter().map(|&r| b + at[r as usize]).collect::<Vec<_>>()).collect();
-        AttentionLayout { queries, keys, last, window: self.config.window, extra: Vec::new() }
+        let last = queries
+            .iter()
+            .zip(before)
+            .flat_map(|(q, b)| {
+                rows[q.clone()]
+                    .iter()
+                    .map(|&r| b + at[r as usize])
+                    .collect::<Vec<_>>()
+            })
+            .collect();
+        AttentionLayout {
+            queries,
+            keys,
+            last,
+            window: self.config.window,
+            extra: Vec::new(),
+        }
     }
 
     /// Per-row negative log-likelihood of `targets`, without gradients.
@@ -418,7 +617,10 @@ impl Cognate {
         let tape = Tape::inference();
         let p = Bound::new(&tape, &self.params);
         let out = self.forward(&p, batch, Depth::Full, None, false);
-        out.gates.iter().map(|(_, l)| tape.value(*l).to_vec()).collect()
+        out.gates
+            .iter()
+            .map(|(_, l)| tape.value(*l).to_vec())
+            .collect()
     }
 
     /// Sets the constants of the gate's standardisation from text: median to logit(0.95), deviation to 1.
@@ -430,8 +632,15 @@ impl Cognate {
             raw.sort_by(f32::total_cmp);
             let n = raw.len() as f64;
             let mean = raw.iter().map(|&x| f64::from(x)).sum::<f64>() / n;
-            let var = raw.iter().map(|&x| (f64::from(x) - mean).powi(2)).sum::<f64>() / n;
-            self.config.exit[pass] = ExitScale { median: raw[raw.len() / 2], deviation: (var.sqrt() as f32).max(1e-6) };
+            let var = raw
+                .iter()
+                .map(|&x| (f64::from(x) - mean).powi(2))
+                .sum::<f64>()
+                / n;
+            self.config.exit[pass] = ExitScale {
+                median: raw[raw.len() / 2],
+                deviation: (var.sqrt() as f32).max(1e-6),
+            };
         }
     }
 

@@ -96,8 +96,19 @@ pub const CONV_WIDTH: usize = 4;
 impl Config {
     /// The plan's shape at a given size: stem 2, core 4, tail 2, memory in the second stem block and the
     /// first tail block.
-    pub fn new(vocab: usize, width: usize, heads: usize, ffn: usize, slots: usize, passes: usize) -> Self {
-        let block = |part, memory| Block { part, memory, scale: 1.0 };
+    pub fn new(
+        vocab: usize,
+        width: usize,
+        heads: usize,
+        ffn: usize,
+        slots: usize,
+        passes: usize,
+    ) -> Self {
+        let block = |part, memory| Block {
+            part,
+            memory,
+            scale: 1.0,
+        };
         Self {
             architecture: "cognate".into(),
             vocab,
@@ -111,7 +122,13 @@ impl Config {
             theta_max: 1.0 / 32.0,
             passes,
             act_threshold: 0.95,
-            exit: vec![ExitScale { median: 0.0, deviation: 1.0 }; passes.saturating_sub(1)],
+            exit: vec![
+                ExitScale {
+                    median: 0.0,
+                    deviation: 1.0
+                };
+                passes.saturating_sub(1)
+            ],
             rope_theta: 10_000.0,
             eps: 1e-6,
             mixing: 0,
@@ -140,7 +157,11 @@ impl Config {
 
     /// Blocks of one part, as their indices.
     pub fn part(&self, part: Part) -> impl Iterator<Item = usize> + '_ {
-        self.blocks.iter().enumerate().filter(move |(_, b)| b.part == part).map(|(i, _)| i)
+        self.blocks
+            .iter()
+            .enumerate()
+            .filter(move |(_, b)| b.part == part)
+            .map(|(i, _)| i)
     }
 
     /// Number of core blocks: the halting steps of one pass.
@@ -150,56 +171,133 @@ impl Config {
 
     /// Number of parameters, by formula; equals the sum over the tensors.
     pub fn parameters(&self) -> usize {
-        crate::params::specification(self).iter().map(|s| s.dims.iter().product::<usize>()).sum()
+        crate::params::specification(self)
+            .iter()
+            .map(|s| s.dims.iter().product::<usize>())
+            .sum()
     }
 
     /// Refuses what no model can be.
     pub fn validate(&self) -> Result<(), ConfigError> {
-        let fail = |key, found: String, allowed: &str| Err(ConfigError { key, found, allowed: allowed.into() });
+        let fail = |key, found: String, allowed: &str| {
+            Err(ConfigError {
+                key,
+                found,
+                allowed: allowed.into(),
+            })
+        };
         if self.architecture != "cognate" {
-            return fail("architecture", format!("found `{}`", self.architecture), "only `cognate` is read here");
+            return fail(
+                "architecture",
+                format!("found `{}`", self.architecture),
+                "only `cognate` is read here",
+            );
         }
-        for (key, value) in [("vocab", self.vocab), ("width", self.width), ("heads", self.heads), ("ffn", self.ffn), ("window", self.window), ("chunk", self.chunk), ("passes", self.passes)] {
+        for (key, value) in [
+            ("vocab", self.vocab),
+            ("width", self.width),
+            ("heads", self.heads),
+            ("ffn", self.ffn),
+            ("window", self.window),
+            ("chunk", self.chunk),
+            ("passes", self.passes),
+        ] {
             if value == 0 {
                 return fail(key, "found 0".into(), "it must be at least 1");
             }
         }
         if self.width % self.heads != 0 || (self.width / self.heads) % 2 != 0 {
-            return fail("heads", format!("found {} heads for width {}", self.heads, self.width), "width / heads must be a whole even number");
+            return fail(
+                "heads",
+                format!("found {} heads for width {}", self.heads, self.width),
+                "width / heads must be a whole even number",
+            );
         }
         if self.slots == 0 || self.slots % self.heads != 0 {
-            return fail("slots", format!("found {} slots for {} heads", self.slots, self.heads), "slots must be a positive multiple of heads");
+            return fail(
+                "slots",
+                format!("found {} slots for {} heads", self.slots, self.heads),
+                "slots must be a positive multiple of heads",
+            );
         }
         if self.passes > usize::from(u8::MAX) {
-            return fail("passes", format!("found {}", self.passes), "it must be at most 255");
+            return fail(
+                "passes",
+                format!("found {}", self.passes),
+                "it must be at most 255",
+            );
         }
         if self.exit.len() + 1 != self.passes {
-            return fail("exit", format!("found {} entries for {} passes", self.exit.len(), self.passes), "there is one entry per pass but the last");
+            return fail(
+                "exit",
+                format!(
+                    "found {} entries for {} passes",
+                    self.exit.len(),
+                    self.passes
+                ),
+                "there is one entry per pass but the last",
+            );
         }
         if !(0.0..=1.0).contains(&self.act_threshold) {
-            return fail("act_threshold", format!("found {}", self.act_threshold), "it must lie in 0..=1");
+            return fail(
+                "act_threshold",
+                format!("found {}", self.act_threshold),
+                "it must lie in 0..=1",
+            );
         }
-        if self.exit.iter().any(|e| !e.median.is_finite() || !e.deviation.is_finite()) {
-            return fail("exit", format!("found {:?}", self.exit), "medians and deviations are finite numbers");
+        if self
+            .exit
+            .iter()
+            .any(|e| !e.median.is_finite() || !e.deviation.is_finite())
+        {
+            return fail(
+                "exit",
+                format!("found {:?}", self.exit),
+                "medians and deviations are finite numbers",
+            );
         }
         if !(self.theta_max >= 0.0 && self.theta_max.is_finite()) {
-            return fail("theta_max", format!("found {}", self.theta_max), "it must be a finite number, at least 0");
+            return fail(
+                "theta_max",
+                format!("found {}", self.theta_max),
+                "it must be a finite number, at least 0",
+            );
         }
         if !(self.eps > 0.0 && self.eps.is_finite()) {
-            return fail("eps", format!("found {}", self.eps), "it must be a finite number above 0");
+            return fail(
+                "eps",
+                format!("found {}", self.eps),
+                "it must be a finite number above 0",
+            );
         }
         if !(self.rope_theta > 0.0 && self.rope_theta.is_finite()) {
-            return fail("rope_theta", format!("found {}", self.rope_theta), "it must be a finite number above 0");
+            return fail(
+                "rope_theta",
+                format!("found {}", self.rope_theta),
+                "it must be a finite number above 0",
+            );
         }
         let order: Vec<u8> = self.blocks.iter().map(|b| b.part as u8).collect();
         if !order.is_sorted() || self.core_blocks() == 0 {
-            return fail("blocks", format!("found parts {order:?}"), "blocks go stem, core, tail, with at least one core block");
+            return fail(
+                "blocks",
+                format!("found parts {order:?}"),
+                "blocks go stem, core, tail, with at least one core block",
+            );
         }
         if self.blocks.iter().any(|b| b.part == Part::Core && b.memory) {
-            return fail("blocks", "found a memory in a core block".into(), "memory is written once per token, so it stands outside the loop");
+            return fail(
+                "blocks",
+                "found a memory in a core block".into(),
+                "memory is written once per token, so it stands outside the loop",
+            );
         }
         if let Some(b) = self.blocks.iter().find(|b| !b.scale.is_finite()) {
-            return fail("blocks", format!("found scale {}", b.scale), "scales are finite numbers");
+            return fail(
+                "blocks",
+                format!("found scale {}", b.scale),
+                "scales are finite numbers",
+            );
         }
         Ok(())
     }

@@ -39,7 +39,11 @@ impl LanguageModel for Cognate {
         Cognate::nll(self, batch, targets, Depth::Halting).0
     }
     fn stream(&self, sequences: usize) -> Box<dyn Stream + '_> {
-        Box::new(CognateStream { model: self, state: StreamState::new(self, sequences), steps: (0, 0) })
+        Box::new(CognateStream {
+            model: self,
+            state: StreamState::new(self, sequences),
+            steps: (0, 0),
+        })
     }
 }
 
@@ -57,7 +61,11 @@ impl Stream for CognateStream<'_> {
         let v = self.model.config.vocab;
         let mut logits = Tensor::zeros(&[entries.len(), v]);
         let most = self.state.most_rows();
-        let rounds = entries.iter().map(|(_, t)| t.len().div_ceil(most)).max().unwrap_or(0);
+        let rounds = entries
+            .iter()
+            .map(|(_, t)| t.len().div_ceil(most))
+            .max()
+            .unwrap_or(0);
         for round in 0..rounds {
             // Sequences with tokens left, their tokens of this round, and whether these are the last.
             let parts: Vec<(usize, usize, &[u32], bool)> = entries
@@ -72,12 +80,29 @@ impl Stream for CognateStream<'_> {
             let batch = Batch::new(parts.iter().map(|p| (p.2, self.state.position(p.1) as u32)));
             let tape = Tape::inference();
             let p = Bound::new(&tape, &self.model.params);
-            let out = self.model.forward(&p, &batch, Depth::Halting, Some(Streaming { state: &mut self.state, sequences: &sequences }), false);
+            let out = self.model.forward(
+                &p,
+                &batch,
+                Depth::Halting,
+                Some(Streaming {
+                    state: &mut self.state,
+                    sequences: &sequences,
+                }),
+                false,
+            );
             self.steps.0 += out.depths.iter().map(|&d| u64::from(d)).sum::<u64>();
             self.steps.1 += batch.len() as u64;
-            let ends: Vec<(usize, u32)> = parts.iter().zip(batch.segments.iter()).filter(|(p, _)| p.3).map(|(p, s)| (p.0, s.end as u32 - 1)).collect();
+            let ends: Vec<(usize, u32)> = parts
+                .iter()
+                .zip(batch.segments.iter())
+                .filter(|(p, _)| p.3)
+                .map(|(p, s)| (p.0, s.end as u32 - 1))
+                .collect();
             if !ends.is_empty() {
-                let rows = tape.gather_rows(out.hidden, ends.iter().map(|e| e.1).collect::<Vec<_>>().into());
+                let rows = tape.gather_rows(
+                    out.hidden,
+                    ends.iter().map(|e| e.1).collect::<Vec<_>>().into(),
+                );
                 let values = tape.value(self.model.logits(&p, rows));
                 for (j, (e, _)) in ends.iter().enumerate() {
                     logits.write_row(*e, &values, j);
@@ -107,25 +132,51 @@ pub struct Sampler {
 
 impl Sampler {
     /// The most likely token, always.
-    pub const GREEDY: Self = Self { temperature: 0.0, top_k: 0, top_p: 1.0, seed: 0 };
+    pub const GREEDY: Self = Self {
+        temperature: 0.0,
+        top_k: 0,
+        top_p: 1.0,
+        seed: 0,
+    };
 
     /// The next token of sequence `sequence` at its step `step`.
     pub fn choose(&self, logits: &[f32], sequence: u64, step: u64) -> u32 {
-        let best = |x: &[f32]| x.iter().enumerate().fold((0, f32::NEG_INFINITY), |b, (i, &v)| if v > b.1 { (i, v) } else { b }).0;
+        let best = |x: &[f32]| {
+            x.iter()
+                .enumerate()
+                .fold(
+                    (0, f32::NEG_INFINITY),
+                    |b, (i, &v)| if v > b.1 { (i, v) } else { b },
+                )
+                .0
+        };
         if self.temperature <= 0.0 {
             return best(logits) as u32;
         }
         let mut order: Vec<u32> = (0..logits.len() as u32).collect();
-        order.sort_by(|&a, &b| logits[b as usize].total_cmp(&logits[a as usize]).then(a.cmp(&b)));
+        order.sort_by(|&a, &b| {
+            logits[b as usize]
+                .total_cmp(&logits[a as usize])
+                .then(a.cmp(&b))
+        });
         if self.top_k > 0 {
             order.truncate(self.top_k);
         }
         let top = f64::from(logits[order[0] as usize]);
-        let mut p: Vec<f64> = order.iter().map(|&i| ((f64::from(logits[i as usize]) - top) / f64::from(self.temperature)).exp()).collect();
+        let mut p: Vec<f64> = order
+            .iter()
+            .map(|&i| ((f64::from(logits[i as usize]) - top) / f64::from(self.temperature)).exp())
+            .collect();
         let total: f64 = p.iter().sum();
         if self.top_p < 1.0 {
             let mut sum = 0.0;
-            let keep = p.iter().position(|x| { sum += x / total; sum >= f64::from(self.top_p) }).map_or(p.len(), |i| i + 1);
+            let keep = p
+                .iter()
+                .position(|x| {
+                    sum += x / total;
+                    sum >= f64::from(self.top_p)
+                })
+                .map_or(p.len(), |i| i + 1);
             p.truncate(keep);
         }
         let total: f64 = p.iter().sum();
@@ -142,12 +193,20 @@ impl Sampler {
 
 /// Continues every prompt until a stop token (not included) or `most` new tokens, `width` sequences at a
 /// time. An empty prompt is a caller's mistake.
-pub fn generate(model: &dyn LanguageModel, prompts: &[Vec<u32>], most: usize, stop: &[u32], sampler: Sampler, width: usize) -> Vec<Vec<u32>> {
+pub fn generate(
+    model: &dyn LanguageModel,
+    prompts: &[Vec<u32>],
+    most: usize,
+    stop: &[u32],
+    sampler: Sampler,
+    width: usize,
+) -> Vec<Vec<u32>> {
     let mut results: Vec<Vec<u32>> = vec![Vec::new(); prompts.len()];
     let width = width.clamp(1, prompts.len().max(1));
     for (group, chunk) in prompts.chunks(width).enumerate() {
         let mut stream = model.stream(chunk.len());
-        let first: Vec<(usize, &[u32])> = chunk.iter().enumerate().map(|(i, p)| (i, &p[..])).collect();
+        let first: Vec<(usize, &[u32])> =
+            chunk.iter().enumerate().map(|(i, p)| (i, &p[..])).collect();
         let mut live: Vec<usize> = (0..chunk.len()).collect();
         let mut logits = stream.extend(&first).to_vec();
         let v = model.vocab();
@@ -166,7 +225,11 @@ pub fn generate(model: &dyn LanguageModel, prompts: &[Vec<u32>], most: usize, st
             }
             live = next.iter().map(|n| n.0).collect();
             let tokens: Vec<[u32; 1]> = next.iter().map(|n| [n.1]).collect();
-            let entries: Vec<(usize, &[u32])> = next.iter().zip(&tokens).map(|(n, t)| (n.0, &t[..])).collect();
+            let entries: Vec<(usize, &[u32])> = next
+                .iter()
+                .zip(&tokens)
+                .map(|(n, t)| (n.0, &t[..]))
+                .collect();
             logits = stream.extend(&entries).to_vec();
         }
     }

@@ -51,16 +51,33 @@ pub struct Spec {
 pub fn specification(c: &Config) -> Vec<Spec> {
     let mut list = Vec::new();
     let (w, f, hd) = (c.width, c.ffn, c.head_width());
-    let mut add = |name: String, dims: &[usize], init, role| list.push(Spec { name, dims: dims.to_vec(), init, role });
+    let mut add = |name: String, dims: &[usize], init, role| {
+        list.push(Spec {
+            name,
+            dims: dims.to_vec(),
+            init,
+            role,
+        })
+    };
     use Init::{Constant, Identities, LastTap, Normal, Rates};
     use Role::{Matrix, Other};
     let fan_in = |n: usize| Normal(1.0 / (n as f32).sqrt());
-    add("embed.weight".into(), &[c.vocab, w], Normal(0.5 / (w as f32).sqrt()), Other);
+    add(
+        "embed.weight".into(),
+        &[c.vocab, w],
+        Normal(0.5 / (w as f32).sqrt()),
+        Other,
+    );
     for (i, block) in c.blocks.iter().enumerate() {
         let name = |s: &str| format!("blocks.{i}.{s}");
         add(name("norm1.weight"), &[w], Constant(1.0), Other);
         for m in ["q", "k", "v"] {
-            add(name(&format!("attn.{m}.weight")), &[w, w], fan_in(w), Matrix);
+            add(
+                name(&format!("attn.{m}.weight")),
+                &[w, w],
+                fan_in(w),
+                Matrix,
+            );
         }
         add(name("attn.o.weight"), &[w, w], Constant(0.0), Matrix);
         add(name("attn.q_gain"), &[c.heads], Constant(1.5), Other);
@@ -71,17 +88,47 @@ pub fn specification(c: &Config) -> Vec<Spec> {
         }
         if block.memory {
             for m in ["q", "k", "v"] {
-                add(name(&format!("memory.{m}.weight")), &[w, w], fan_in(w), Matrix);
-                add(name(&format!("memory.conv_{m}.weight")), &[w, CONV_WIDTH], LastTap, Other);
+                add(
+                    name(&format!("memory.{m}.weight")),
+                    &[w, w],
+                    fan_in(w),
+                    Matrix,
+                );
+                add(
+                    name(&format!("memory.conv_{m}.weight")),
+                    &[w, CONV_WIDTH],
+                    LastTap,
+                    Other,
+                );
             }
             let s = c.slots_per_head();
             add(name("memory.keys"), &[c.heads, s, hd], Normal(1.0), Other);
-            add(name("memory.values"), &[c.heads, s, hd], Normal(0.3 / (s as f32).sqrt()), Other);
-            add(name("memory.rates.weight"), &[3 * c.heads, w], Normal(0.02), Other);
+            add(
+                name("memory.values"),
+                &[c.heads, s, hd],
+                Normal(0.3 / (s as f32).sqrt()),
+                Other,
+            );
+            add(
+                name("memory.rates.weight"),
+                &[3 * c.heads, w],
+                Normal(0.02),
+                Other,
+            );
             add(name("memory.rates.bias"), &[3 * c.heads], Rates, Other);
             add(name("memory.norm_attn.weight"), &[w], Constant(1.0), Other);
-            add(name("memory.norm_memory.weight"), &[w], Constant(1.0), Other);
-            add(name("memory.gate.weight"), &[w, 2 * w], Normal(0.02), Matrix);
+            add(
+                name("memory.norm_memory.weight"),
+                &[w],
+                Constant(1.0),
+                Other,
+            );
+            add(
+                name("memory.gate.weight"),
+                &[w, 2 * w],
+                Normal(0.02),
+                Matrix,
+            );
             add(name("memory.gate.bias"), &[w], Constant(1.0), Other);
         }
         add(name("norm2.weight"), &[w], Constant(1.0), Other);
@@ -94,17 +141,47 @@ pub fn specification(c: &Config) -> Vec<Spec> {
     add("core.norm.weight".into(), &[w], Constant(1.0), Other);
     add("core.out.weight".into(), &[w, w], Identities(1), Matrix);
     if c.passes > 1 {
-        add("exit.weight".into(), &[c.passes - 1, w], Constant(0.0), Other);
+        add(
+            "exit.weight".into(),
+            &[c.passes - 1, w],
+            Constant(0.0),
+            Other,
+        );
         add("exit.bias".into(), &[c.passes - 1], Constant(0.0), Other);
     }
     add("norm.weight".into(), &[w], Constant(1.0), Other);
     if c.mixing > 0 {
-        add("mixing.hidden.weight".into(), &[c.mixing, 2 * w], fan_in(2 * w), Other);
-        add("mixing.hidden.bias".into(), &[c.mixing], Constant(0.0), Other);
-        add("mixing.out.weight".into(), &[1, c.mixing], Constant(0.0), Other);
+        add(
+            "mixing.hidden.weight".into(),
+            &[c.mixing, 2 * w],
+            fan_in(2 * w),
+            Other,
+        );
+        add(
+            "mixing.hidden.bias".into(),
+            &[c.mixing],
+            Constant(0.0),
+            Other,
+        );
+        add(
+            "mixing.out.weight".into(),
+            &[1, c.mixing],
+            Constant(0.0),
+            Other,
+        );
         add("mixing.out.bias".into(), &[1], Constant(0.0), Other);
-        add("thought.start".into(), &[1, w], Normal(0.5 / (w as f32).sqrt()), Other);
-        add("thought.end".into(), &[1, w], Normal(0.5 / (w as f32).sqrt()), Other);
+        add(
+            "thought.start".into(),
+            &[1, w],
+            Normal(0.5 / (w as f32).sqrt()),
+            Other,
+        );
+        add(
+            "thought.end".into(),
+            &[1, w],
+            Normal(0.5 / (w as f32).sqrt()),
+            Other,
+        );
     }
     list
 }
@@ -114,11 +191,30 @@ fn initial(spec: &Spec, seed: u64) -> Tensor {
     let n: usize = dims.iter().product();
     match spec.init {
         Init::Constant(v) => Tensor::full(dims, v),
-        Init::Normal(std) => Tensor::randn(dims, std, &Counted::new(seed, &format!("init/{}", spec.name), 0)),
-        Init::Identities(_) => Tensor::from_vec((0..n).map(|i| f32::from(u8::from((i % dims[1]) % dims[0] == i / dims[1]))).collect(), dims),
-        Init::LastTap => Tensor::from_vec((0..n).map(|i| f32::from(u8::from(i % dims[1] == dims[1] - 1))).collect(), dims),
+        Init::Normal(std) => Tensor::randn(
+            dims,
+            std,
+            &Counted::new(seed, &format!("init/{}", spec.name), 0),
+        ),
+        Init::Identities(_) => Tensor::from_vec(
+            (0..n)
+                .map(|i| f32::from(u8::from((i % dims[1]) % dims[0] == i / dims[1])))
+                .collect(),
+            dims,
+        ),
+        Init::LastTap => Tensor::from_vec(
+            (0..n)
+                .map(|i| f32::from(u8::from(i % dims[1] == dims[1] - 1)))
+                .collect(),
+            dims,
+        ),
         // sigmoid: momentum 0.5, half the largest write, forgetting of 0.1% a token.
-        Init::Rates => Tensor::from_vec((0..n).map(|i| if i < 2 * n / 3 { 0.0 } else { -7.0 }).collect(), dims),
+        Init::Rates => Tensor::from_vec(
+            (0..n)
+                .map(|i| if i < 2 * n / 3 { 0.0 } else { -7.0 })
+                .collect(),
+            dims,
+        ),
     }
 }
 
@@ -146,13 +242,28 @@ impl Params {
 
     fn build(specs: Vec<Spec>, mut make: impl FnMut(&Spec) -> Tensor) -> Self {
         let tensors = specs.iter().map(&mut make).collect();
-        let index = specs.iter().enumerate().map(|(i, s)| (s.name.clone(), i)).collect();
-        Self { roles: specs.iter().map(|s| s.role).collect(), names: specs.into_iter().map(|s| s.name).collect(), tensors, index, elsewhere: 0 }
+        let index = specs
+            .iter()
+            .enumerate()
+            .map(|(i, s)| (s.name.clone(), i))
+            .collect();
+        Self {
+            roles: specs.iter().map(|s| s.role).collect(),
+            names: specs.into_iter().map(|s| s.name).collect(),
+            tensors,
+            index,
+            elsewhere: 0,
+        }
     }
 
     /// Tensors of a configuration from named values. Names and shapes must match; a name that is missing
     /// is initialised only when `fresh` allows it.
-    pub fn from_named(config: &Config, values: BTreeMap<String, Tensor>, fresh: impl Fn(&str) -> bool, seed: u64) -> Result<Self, String> {
+    pub fn from_named(
+        config: &Config,
+        values: BTreeMap<String, Tensor>,
+        fresh: impl Fn(&str) -> bool,
+        seed: u64,
+    ) -> Result<Self, String> {
         Self::from_named_without(config, values, fresh, |_| false, seed)
     }
 
@@ -166,13 +277,22 @@ impl Params {
         seed: u64,
     ) -> Result<Self, String> {
         let specs = specification(config);
-        let absent: usize = specs.iter().filter(|s| elsewhere(&s.name)).map(|s| s.dims.iter().product::<usize>()).sum();
+        let absent: usize = specs
+            .iter()
+            .filter(|s| elsewhere(&s.name))
+            .map(|s| s.dims.iter().product::<usize>())
+            .sum();
         let mut fault = None;
         let mut params = Self::build(specs, |spec| match values.remove(&spec.name) {
             None if elsewhere(&spec.name) => Tensor::zeros(&[0]),
             Some(t) if t.dims() == &spec.dims[..] => t,
             Some(t) => {
-                fault.get_or_insert(format!("tensor `{}` has shape {:?}, the config asks for {:?}", spec.name, t.dims(), spec.dims));
+                fault.get_or_insert(format!(
+                    "tensor `{}` has shape {:?}, the config asks for {:?}",
+                    spec.name,
+                    t.dims(),
+                    spec.dims
+                ));
                 t
             }
             None if fresh(&spec.name) => initial(spec, seed),
@@ -182,7 +302,9 @@ impl Params {
             }
         });
         if let Some(name) = values.keys().next() {
-            fault.get_or_insert(format!("tensor `{name}` is in the file but not in the model of its config"));
+            fault.get_or_insert(format!(
+                "tensor `{name}` is in the file but not in the model of its config"
+            ));
         }
         params.elsewhere = absent;
         fault.map_or(Ok(params), Err)
@@ -229,7 +351,11 @@ impl Params {
     #[track_caller]
     pub fn set(&mut self, name: &str, value: Tensor) {
         let slot = self.expect(name);
-        assert_eq!(self.tensors[slot].dims(), value.dims(), "params: shape of `{name}`");
+        assert_eq!(
+            self.tensors[slot].dims(),
+            value.dims(),
+            "params: shape of `{name}`"
+        );
         self.tensors[slot] = value;
     }
     /// Names and tensors in slot order.
@@ -238,7 +364,10 @@ impl Params {
     }
     #[track_caller]
     fn expect(&self, name: &str) -> usize {
-        *self.index.get(name).unwrap_or_else(|| panic!("params: no tensor `{name}`"))
+        *self
+            .index
+            .get(name)
+            .unwrap_or_else(|| panic!("params: no tensor `{name}`"))
     }
 }
 
@@ -253,10 +382,15 @@ impl Inputs {
     /// Takes in rows x [N, I] of one map.
     pub fn add(&mut self, name: &str, x: &Tensor) {
         let cols = x.cols();
-        let (rows, sums) = self.squares.entry(name.to_string()).or_insert_with(|| (0, vec![0.0; cols]));
+        let (rows, sums) = self
+            .squares
+            .entry(name.to_string())
+            .or_insert_with(|| (0, vec![0.0; cols]));
         for row in x.to_vec().chunks(cols) {
             *rows += 1;
-            sums.iter_mut().zip(row).for_each(|(s, v)| *s += f64::from(*v).powi(2));
+            sums.iter_mut()
+                .zip(row)
+                .for_each(|(s, v)| *s += f64::from(*v).powi(2));
         }
     }
 }
@@ -279,12 +413,25 @@ impl<'a> Bound<'a> {
 
     /// Only the named ones trainable.
     pub fn partly(tape: &'a Tape, params: &'a Params, trainable: &'a dyn Fn(&str) -> bool) -> Self {
-        Self { tape, params, trainable, vars: vec![None; params.len()].into(), inputs: None }
+        Self {
+            tape,
+            params,
+            trainable,
+            vars: vec![None; params.len()].into(),
+            inputs: None,
+        }
     }
 
     /// All parameters, with what enters the linear maps taken down in `inputs`.
-    pub fn watching(tape: &'a Tape, params: &'a Params, inputs: &'a std::cell::RefCell<Inputs>) -> Self {
-        Self { inputs: Some(inputs), ..Self::new(tape, params) }
+    pub fn watching(
+        tape: &'a Tape,
+        params: &'a Params,
+        inputs: &'a std::cell::RefCell<Inputs>,
+    ) -> Self {
+        Self {
+            inputs: Some(inputs),
+            ..Self::new(tape, params)
+        }
     }
 
     /// Takes down what enters a linear map, when that was asked for.
@@ -302,7 +449,11 @@ impl<'a> Bound<'a> {
             return v;
         }
         let tensor = &self.params.tensors[slot];
-        let v = if (self.trainable)(name) { self.tape.leaf(tensor, slot) } else { self.tape.constant(tensor) };
+        let v = if (self.trainable)(name) {
+            self.tape.leaf(tensor, slot)
+        } else {
+            self.tape.constant(tensor)
+        };
         self.vars.borrow_mut()[slot] = Some(v);
         v
     }
@@ -310,7 +461,11 @@ impl<'a> Bound<'a> {
 
 /// Whether a tensor belongs to a block, and to which.
 pub fn block_of(name: &str) -> Option<usize> {
-    name.strip_prefix("blocks.")?.split('.').next()?.parse().ok()
+    name.strip_prefix("blocks.")?
+        .split('.')
+        .next()?
+        .parse()
+        .ok()
 }
 
 /// Name of a part, for reports.

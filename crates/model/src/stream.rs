@@ -35,13 +35,31 @@ impl StreamState {
         let zeros = || Tensor::zeros(&[sequences * capacity, c.width]);
         let mut contexts = BTreeMap::new();
         let mut memories = BTreeMap::new();
-        for (i, b) in c.blocks.iter().enumerate().filter(|(_, b)| b.memory && b.scale != 0.0) {
+        for (i, b) in c
+            .blocks
+            .iter()
+            .enumerate()
+            .filter(|(_, b)| b.memory && b.scale != 0.0)
+        {
             debug_assert!(b.part != Part::Core);
             for which in ["q", "k", "v"] {
-                contexts.insert((i, which), Tensor::zeros(&[sequences * Cognate::CONTEXT_ROWS, c.width]));
+                contexts.insert(
+                    (i, which),
+                    Tensor::zeros(&[sequences * Cognate::CONTEXT_ROWS, c.width]),
+                );
             }
             let initial = |s: &str| model.params.get(&format!("blocks.{i}.memory.{s}"));
-            memories.insert(i, vec![tensor::ops::memory::memory_state(model.memory_shape(), initial("keys"), initial("values")); sequences]);
+            memories.insert(
+                i,
+                vec![
+                    tensor::ops::memory::memory_state(
+                        model.memory_shape(),
+                        initial("keys"),
+                        initial("values")
+                    );
+                    sequences
+                ],
+            );
         }
         Self {
             capacity,
@@ -67,10 +85,22 @@ impl StreamState {
     /// Makes room for the rows of a forward pass.
     #[track_caller]
     pub(crate) fn make_room(&mut self, sequences: &[usize], segments: &[Range<usize>]) {
-        assert!(sequences.is_sorted_by(|a, b| a < b), "stream: sequences must ascend, got {sequences:?}");
-        assert_eq!(sequences.len(), segments.len(), "stream: one sequence per segment");
+        assert!(
+            sequences.is_sorted_by(|a, b| a < b),
+            "stream: sequences must ascend, got {sequences:?}"
+        );
+        assert_eq!(
+            sequences.len(),
+            segments.len(),
+            "stream: one sequence per segment"
+        );
         for (&s, rows) in sequences.iter().zip(segments) {
-            assert!(rows.len() <= self.window, "stream: {} rows at once, at most {}", rows.len(), self.window);
+            assert!(
+                rows.len() <= self.window,
+                "stream: {} rows at once, at most {}",
+                rows.len(),
+                self.window
+            );
             if self.kept[s] + rows.len() > self.capacity {
                 let drop = self.kept[s] - self.window;
                 let at = s * self.capacity;
@@ -84,16 +114,32 @@ impl StreamState {
     }
 
     /// Rows of each segment's keys at a site, and how many of them precede the new rows.
-    pub(crate) fn key_ranges(&self, sequences: &[usize], segments: &[Range<usize>]) -> (Vec<Range<usize>>, Vec<u32>) {
+    pub(crate) fn key_ranges(
+        &self,
+        sequences: &[usize],
+        segments: &[Range<usize>],
+    ) -> (Vec<Range<usize>>, Vec<u32>) {
         sequences
             .iter()
             .zip(segments)
-            .map(|(&s, rows)| (s * self.capacity..s * self.capacity + self.kept[s] + rows.len(), self.kept[s] as u32))
+            .map(|(&s, rows)| {
+                (
+                    s * self.capacity..s * self.capacity + self.kept[s] + rows.len(),
+                    self.kept[s] as u32,
+                )
+            })
             .unzip()
     }
 
     /// Writes new keys and values behind those kept; returns all of the site.
-    pub(crate) fn append(&mut self, site: usize, sequences: &[usize], segments: &[Range<usize>], k: &Tensor, v: &Tensor) -> (Tensor, Tensor) {
+    pub(crate) fn append(
+        &mut self,
+        site: usize,
+        sequences: &[usize],
+        segments: &[Range<usize>],
+        k: &Tensor,
+        v: &Tensor,
+    ) -> (Tensor, Tensor) {
         let (ks, vs) = &mut self.kv[site];
         for (&s, rows) in sequences.iter().zip(segments) {
             let at = s * self.capacity + self.kept[s];
@@ -106,10 +152,24 @@ impl StreamState {
     }
 
     /// The rows before the new ones at a convolution [segments (CONV_WIDTH - 1), W]; takes in the new rows.
-    pub(crate) fn convolution_context(&mut self, t: &Tape, block: usize, which: &'static str, sequences: &[usize], raw: Var, segments: &Segments) -> Var {
+    pub(crate) fn convolution_context(
+        &mut self,
+        t: &Tape,
+        block: usize,
+        which: &'static str,
+        sequences: &[usize],
+        raw: Var,
+        segments: &Segments,
+    ) -> Var {
         let n = Cognate::CONTEXT_ROWS;
-        let kept = self.contexts.get_mut(&(block, which)).expect("made for every memory block");
-        let ids: Vec<u32> = sequences.iter().flat_map(|&s| (s * n..(s + 1) * n).map(|r| r as u32)).collect();
+        let kept = self
+            .contexts
+            .get_mut(&(block, which))
+            .expect("made for every memory block");
+        let ids: Vec<u32> = sequences
+            .iter()
+            .flat_map(|&s| (s * n..(s + 1) * n).map(|r| r as u32))
+            .collect();
         let context = t.gather_rows(t.constant(kept), ids.into());
         let (before, new) = (t.value(context), t.value(raw));
         for (g, (&s, rows)) in sequences.iter().zip(segments.iter()).enumerate() {
@@ -128,8 +188,15 @@ impl StreamState {
 
     /// The memories of a block for the given sequences.
     pub(crate) fn memories(&mut self, block: usize, sequences: &[usize]) -> Vec<&mut MemoryState> {
-        let all = self.memories.get_mut(&block).expect("made for every memory block");
-        all.iter_mut().enumerate().filter(|(s, _)| sequences.binary_search(s).is_ok()).map(|(_, m)| m).collect()
+        let all = self
+            .memories
+            .get_mut(&block)
+            .expect("made for every memory block");
+        all.iter_mut()
+            .enumerate()
+            .filter(|(s, _)| sequences.binary_search(s).is_ok())
+            .map(|(_, m)| m)
+            .collect()
     }
 
     /// The memories of a block, one a sequence.
@@ -170,7 +237,11 @@ impl StreamState {
         }
         for (i, m) in &mut self.memories {
             let initial = |s: &str| model.params.get(&format!("blocks.{i}.memory.{s}"));
-            m[sequence] = tensor::ops::memory::memory_state(model.memory_shape(), initial("keys"), initial("values"));
+            m[sequence] = tensor::ops::memory::memory_state(
+                model.memory_shape(),
+                initial("keys"),
+                initial("values"),
+            );
         }
     }
 }

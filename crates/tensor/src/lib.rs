@@ -24,7 +24,7 @@ mod tensor;
 
 pub use kernels::isa;
 pub use kernels::random;
-pub use ops::attention::{AttentionLayout, Attended};
+pub use ops::attention::{Attended, AttentionLayout};
 pub use ops::memory::{MemoryShape, MemoryState};
 pub use ops::norm::Rotation;
 pub use tape::{Grads, Tape, Var};

@@ -6,7 +6,12 @@ pub use kernels::cpu::optim::AdamW;
 /// One AdamW step, in place.
 #[track_caller]
 pub fn adamw_(p: &mut Tensor, g: &Tensor, m: &mut Tensor, v: &mut Tensor, settings: AdamW) {
-    assert!(p.numel() == g.numel() && p.numel() == m.numel() && p.numel() == v.numel(), "adamw_: parameter {:?}, gradient {:?}", p.dims(), g.dims());
+    assert!(
+        p.numel() == g.numel() && p.numel() == m.numel() && p.numel() == v.numel(),
+        "adamw_: parameter {:?}, gradient {:?}",
+        p.dims(),
+        g.dims()
+    );
     kernels::cpu::optim::adamw(p.data_mut(), g.data(), m.data_mut(), v.data_mut(), settings);
 }
 
@@ -37,11 +42,19 @@ pub fn newton_schulz(g: &Tensor, coefficients: &[Coefficients], norm_factor: f32
     x.scale_(1.0 / norm);
     for &(a, b, cc) in coefficients {
         // With more rows than columns, X^T X is the smaller product: X <- a X + X (b A + c A^2).
-        let gram = if tall { Tensor::matmul(&x, &x, true, false) } else { Tensor::matmul(&x, &x, false, true) };
+        let gram = if tall {
+            Tensor::matmul(&x, &x, true, false)
+        } else {
+            Tensor::matmul(&x, &x, false, true)
+        };
         let mut poly = Tensor::matmul(&gram, &gram, false, false);
         poly.scale_(cc);
         poly.add_scaled_(&gram, b);
-        let mut next = if tall { Tensor::matmul(&x, &poly, false, false) } else { Tensor::matmul(&poly, &x, false, false) };
+        let mut next = if tall {
+            Tensor::matmul(&x, &poly, false, false)
+        } else {
+            Tensor::matmul(&poly, &x, false, false)
+        };
         next.add_scaled_(&x, a);
         x = next;
     }

@@ -35,7 +35,11 @@ impl Buffer {
     /// A buffer whose contents are old values: the caller overwrites every element.
     pub(crate) fn dirty(len: usize) -> Self {
         let capacity = class(len);
-        let pooled = if len >= POOLED_FROM { pool().get_mut(&capacity).and_then(Vec::pop) } else { None };
+        let pooled = if len >= POOLED_FROM {
+            pool().get_mut(&capacity).and_then(Vec::pop)
+        } else {
+            None
+        };
         let mut data = pooled.unwrap_or_else(|| Vec::with_capacity(capacity));
         if data.len() > len {
             data.truncate(len);
@@ -84,7 +88,8 @@ impl Drop for Buffer {
 }
 
 fn pool() -> std::sync::MutexGuard<'static, BTreeMap<usize, Vec<Vec<f32>>>> {
-    POOL.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    POOL.lock()
+        .unwrap_or_else(std::sync::PoisonError::into_inner)
 }
 
 /// Bytes held by living tensors.

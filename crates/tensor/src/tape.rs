@@ -41,7 +41,9 @@ pub struct Grads {
 impl Grads {
     /// `n` empty slots.
     pub fn new(n: usize) -> Self {
-        Self { slots: vec![None; n] }
+        Self {
+            slots: vec![None; n],
+        }
     }
     /// The gradient in a slot; none when nothing reached it.
     pub fn get(&self, slot: usize) -> Option<&Tensor> {
@@ -57,7 +59,10 @@ impl Grads {
     }
     /// Multiplies every gradient.
     pub fn scale(&mut self, factor: f32) {
-        self.slots.iter_mut().flatten().for_each(|t| t.scale_(factor));
+        self.slots
+            .iter_mut()
+            .flatten()
+            .for_each(|t| t.scale_(factor));
     }
     /// Number of slots.
     pub fn len(&self) -> usize {
@@ -89,7 +94,13 @@ impl Sink {
         if !self.needs[i] {
             return;
         }
-        assert_eq!(g.numel(), self.dims[i].iter().product::<usize>(), "gradient {:?} for value {:?}", g.dims(), self.dims[i]);
+        assert_eq!(
+            g.numel(),
+            self.dims[i].iter().product::<usize>(),
+            "gradient {:?} for value {:?}",
+            g.dims(),
+            self.dims[i]
+        );
         match &mut self.grads[i] {
             Some(sum) => sum.add_scaled_(&g, 1.0),
             none => *none = Some(g.reshape(&self.dims[i])),
@@ -107,12 +118,20 @@ impl Sink {
 impl Tape {
     /// A tape that records for a backward pass.
     pub fn new() -> Self {
-        Self { nodes: RefCell::default(), recording: true, peaks: RefCell::default(), flops: Cell::new(0) }
+        Self {
+            nodes: RefCell::default(),
+            recording: true,
+            peaks: RefCell::default(),
+            flops: Cell::new(0),
+        }
     }
 
     /// A tape for evaluation: values only.
     pub fn inference() -> Self {
-        Self { recording: false, ..Self::new() }
+        Self {
+            recording: false,
+            ..Self::new()
+        }
     }
 
     /// Whether gradients are recorded.
@@ -122,12 +141,22 @@ impl Tape {
 
     /// A value that gets no gradient.
     pub fn constant(&self, value: &Tensor) -> Var {
-        self.insert(Node { value: value.clone(), needs_grad: false, slot: None, backward: None })
+        self.insert(Node {
+            value: value.clone(),
+            needs_grad: false,
+            slot: None,
+            backward: None,
+        })
     }
 
     /// A parameter whose gradient goes to `slot`.
     pub fn leaf(&self, value: &Tensor, slot: usize) -> Var {
-        self.insert(Node { value: value.clone(), needs_grad: self.recording, slot: Some(slot), backward: None })
+        self.insert(Node {
+            value: value.clone(),
+            needs_grad: self.recording,
+            slot: Some(slot),
+            backward: None,
+        })
     }
 
     /// The value of `x`.
@@ -176,10 +205,24 @@ impl Tape {
     }
 
     /// Records an operation. `backward` gets the gradient of the value.
-    pub(crate) fn push(&self, value: Tensor, inputs: &[Var], backward: impl FnOnce(&Tensor, &mut Sink) + 'static) -> Var {
+    pub(crate) fn push(
+        &self,
+        value: Tensor,
+        inputs: &[Var],
+        backward: impl FnOnce(&Tensor, &mut Sink) + 'static,
+    ) -> Var {
         let needs_grad = self.recording && inputs.iter().any(|&x| self.needs_grad(x));
-        let backward: Option<Backward> = if needs_grad { Some(Box::new(backward)) } else { None };
-        self.insert(Node { value, needs_grad, slot: None, backward })
+        let backward: Option<Backward> = if needs_grad {
+            Some(Box::new(backward))
+        } else {
+            None
+        };
+        self.insert(Node {
+            value,
+            needs_grad,
+            slot: None,
+            backward,
+        })
     }
 
     /// Adds the gradient of the scalar `root` with respect to every leaf to its slot of `grads`. The nodes
@@ -187,7 +230,12 @@ impl Tape {
     #[track_caller]
     pub fn backward(&self, root: Var, grads: &mut Grads) {
         let mut nodes = std::mem::take(&mut *self.nodes.borrow_mut());
-        assert_eq!(nodes[root.0 as usize].value.numel(), 1, "backward: root has shape {:?}", nodes[root.0 as usize].value.dims());
+        assert_eq!(
+            nodes[root.0 as usize].value.numel(),
+            1,
+            "backward: root has shape {:?}",
+            nodes[root.0 as usize].value.dims()
+        );
         let mut sink = Sink {
             grads: vec![None; nodes.len()],
             needs: nodes.iter().map(|n| n.needs_grad).collect(),

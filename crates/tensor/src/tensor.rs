@@ -62,7 +62,10 @@ pub struct Tensor {
 
 impl Tensor {
     fn new(buffer: Buffer, dims: &[usize]) -> Self {
-        Self { storage: Arc::new(Storage::Cpu(buffer)), shape: Shape(dims.to_vec()) }
+        Self {
+            storage: Arc::new(Storage::Cpu(buffer)),
+            shape: Shape(dims.to_vec()),
+        }
     }
 
     /// All zeros.
@@ -85,14 +88,22 @@ impl Tensor {
     /// Takes host values, row-major.
     #[track_caller]
     pub fn from_vec(values: Vec<f32>, dims: &[usize]) -> Self {
-        assert_eq!(values.len(), dims.iter().product::<usize>(), "from_vec: {} values for shape {dims:?}", values.len());
+        assert_eq!(
+            values.len(),
+            dims.iter().product::<usize>(),
+            "from_vec: {} values for shape {dims:?}",
+            values.len()
+        );
         Self::new(Buffer::from_vec(values), dims)
     }
 
     /// Normal values with standard deviation `std`, counted.
     pub fn randn(dims: &[usize], std: f32, random: &Counted) -> Self {
         let n: usize = dims.iter().product();
-        Self::from_vec((0..n).map(|i| random.normal(i as u64) * std).collect(), dims)
+        Self::from_vec(
+            (0..n).map(|i| random.normal(i as u64) * std).collect(),
+            dims,
+        )
     }
 
     /// Host copy, row-major.
@@ -147,8 +158,16 @@ impl Tensor {
     /// The same storage under another shape.
     #[track_caller]
     pub fn reshape(&self, dims: &[usize]) -> Self {
-        assert_eq!(self.numel(), dims.iter().product::<usize>(), "reshape: {:?} to {dims:?}", self.dims());
-        Self { storage: self.storage.clone(), shape: Shape(dims.to_vec()) }
+        assert_eq!(
+            self.numel(),
+            dims.iter().product::<usize>(),
+            "reshape: {:?} to {dims:?}",
+            self.dims()
+        );
+        Self {
+            storage: self.storage.clone(),
+            shape: Shape(dims.to_vec()),
+        }
     }
 
     pub(crate) fn data(&self) -> &[f32] {
@@ -199,7 +218,13 @@ impl Tensor {
     #[track_caller]
     pub fn write_rows(&mut self, at: usize, x: &Tensor) {
         let d = self.cols();
-        assert_eq!(d, x.cols(), "write_rows: {:?} into {:?}", x.dims(), self.dims());
+        assert_eq!(
+            d,
+            x.cols(),
+            "write_rows: {:?} into {:?}",
+            x.dims(),
+            self.dims()
+        );
         self.data_mut()[at * d..at * d + x.numel()].copy_from_slice(x.data());
     }
 
@@ -218,7 +243,10 @@ impl Tensor {
     /// Rows `range` as a tensor of their own.
     pub fn slice_rows(&self, range: std::ops::Range<usize>) -> Tensor {
         let d = self.cols();
-        Self::from_vec(self.data()[range.start * d..range.end * d].to_vec(), &[range.len(), d])
+        Self::from_vec(
+            self.data()[range.start * d..range.end * d].to_vec(),
+            &[range.len(), d],
+        )
     }
 
     /// Sum of squares, accumulated in f64 over fixed blocks.
@@ -233,18 +261,48 @@ impl Tensor {
 
     /// The largest magnitude; 0 for an empty tensor.
     pub fn max_abs(&self) -> f32 {
-        self.data().iter().fold(0.0, |m, v| if v.abs() > m { v.abs() } else { m })
+        self.data()
+            .iter()
+            .fold(0.0, |m, v| if v.abs() > m { v.abs() } else { m })
     }
 
     /// a b, either operand transposed on request. a [M, K], b [K, N].
     #[track_caller]
     pub fn matmul(a: &Tensor, b: &Tensor, trans_a: bool, trans_b: bool) -> Tensor {
         let (ar, ac, br, bc) = (a.rows(), a.cols(), b.rows(), b.cols());
-        let (m, k, rsa, csa) = if trans_a { (ac, ar, 1, ac) } else { (ar, ac, ac, 1) };
-        let (kb, n, rsb, csb) = if trans_b { (bc, br, 1, bc) } else { (br, bc, bc, 1) };
-        assert_eq!(k, kb, "matmul: {:?} (transposed {trans_a}) by {:?} (transposed {trans_b})", a.dims(), b.dims());
+        let (m, k, rsa, csa) = if trans_a {
+            (ac, ar, 1, ac)
+        } else {
+            (ar, ac, ac, 1)
+        };
+        let (kb, n, rsb, csb) = if trans_b {
+            (bc, br, 1, bc)
+        } else {
+            (br, bc, bc, 1)
+        };
+        assert_eq!(
+            k,
+            kb,
+            "matmul: {:?} (transposed {trans_a}) by {:?} (transposed {trans_b})",
+            a.dims(),
+            b.dims()
+        );
         let mut c = Tensor::dirty(&[m, n]);
-        kernels::cpu::gemm::gemm(m, n, k, 1.0, a.data(), rsa, csa, b.data(), rsb, csb, 0.0, c.data_mut(), n);
+        kernels::cpu::gemm::gemm(
+            m,
+            n,
+            k,
+            1.0,
+            a.data(),
+            rsa,
+            csa,
+            b.data(),
+            rsb,
+            csb,
+            0.0,
+            c.data_mut(),
+            n,
+        );
         c
     }
 }

@@ -35,7 +35,13 @@ pub enum End {
 pub type Show<'a> = dyn FnMut(&dyn Phase) + 'a;
 
 /// Runs a phase to its end, or to an interruption.
-pub fn drive(phase: &mut dyn Phase, cx: &Context, saving: Saving, interrupt: &AtomicBool, show: &mut Show) -> Result<End, Error> {
+pub fn drive(
+    phase: &mut dyn Phase,
+    cx: &Context,
+    saving: Saving,
+    interrupt: &AtomicBool,
+    show: &mut Show,
+) -> Result<End, Error> {
     let (mut saved_at, mut saved_done) = ((cx.clock)(), phase.done());
     while !phase.finished() {
         match requests(phase, cx, saving, interrupt)? {
@@ -61,12 +67,18 @@ pub fn drive(phase: &mut dyn Phase, cx: &Context, saving: Saving, interrupt: &At
 pub fn save(phase: &dyn Phase, cx: &Context, keep: Keep) -> Result<(), Error> {
     cx.run.journal().flush()?;
     let key = cx.key(folder(phase.name()), "", phase.done());
-    cx.run.save_checkpoint(phase.name(), &key, &phase.save(), keep)?;
+    cx.run
+        .save_checkpoint(phase.name(), &key, &phase.save(), keep)?;
     Ok(())
 }
 
 /// Applies what people asked for; gives an end when they asked to stop.
-fn requests(phase: &mut dyn Phase, cx: &Context, saving: Saving, interrupt: &AtomicBool) -> Result<Option<End>, Error> {
+fn requests(
+    phase: &mut dyn Phase,
+    cx: &Context,
+    saving: Saving,
+    interrupt: &AtomicBool,
+) -> Result<Option<End>, Error> {
     let key = cx.key(folder(phase.name()), "", phase.done());
     let mut paused = false;
     loop {

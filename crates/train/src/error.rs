@@ -36,7 +36,9 @@ pub enum Error {
         fault: String,
     },
     /// A checkpoint's bag that this version cannot go on from.
-    #[error("checkpoint of phase `{phase}`: {fault}; resume from an older checkpoint or start a new run")]
+    #[error(
+        "checkpoint of phase `{phase}`: {fault}; resume from an older checkpoint or start a new run"
+    )]
     Bag {
         /// The phase.
         phase: String,
@@ -64,6 +66,9 @@ pub enum Error {
 impl Error {
     /// A bag that is missing or contradicts something.
     pub fn bag(phase: &str, fault: impl ToString) -> Self {
-        Self::Bag { phase: phase.into(), fault: fault.to_string() }
+        Self::Bag {
+            phase: phase.into(),
+            fault: fault.to_string(),
+        }
     }
 }

@@ -41,7 +41,12 @@ impl TextScore {
     }
     /// Both texts together.
     pub fn plus(self, o: Self) -> Self {
-        Self { tokens: self.tokens + o.tokens, bytes: self.bytes + o.bytes, words: self.words + o.words, nats: self.nats + o.nats }
+        Self {
+            tokens: self.tokens + o.tokens,
+            bytes: self.bytes + o.bytes,
+            words: self.words + o.words,
+            nats: self.nats + o.nats,
+        }
     }
 }
 
@@ -67,8 +72,14 @@ fn score(model: &dyn LanguageModel, sequences: &[Scored], results: usize) -> Vec
             end += 1;
         }
         let part = &sequences[at..end];
-        let batch = Batch::new(part.iter().map(|s| (&s.tokens[..s.tokens.len() - 1], s.start)));
-        let targets: Vec<u32> = part.iter().flat_map(|s| s.tokens[1..].iter().copied()).collect();
+        let batch = Batch::new(
+            part.iter()
+                .map(|s| (&s.tokens[..s.tokens.len() - 1], s.start)),
+        );
+        let targets: Vec<u32> = part
+            .iter()
+            .flat_map(|s| s.tokens[1..].iter().copied())
+            .collect();
         let nll = model.nll(&batch, &targets);
         for (s, rows) in part.iter().zip(batch.segments.iter()) {
             for &x in &nll[rows.clone()][s.from..] {
@@ -83,7 +94,12 @@ fn score(model: &dyn LanguageModel, sequences: &[Scored], results: usize) -> Vec
 
 /// Scores each document; every token is predicted, the first one from the end-of-document token. A long
 /// document is cut into pieces of `max_len` predictions, each of which sees the last token before it.
-pub fn texts(model: &dyn LanguageModel, tokenizer: &Tokenizer, documents: &[&Document], max_len: usize) -> Vec<TextScore> {
+pub fn texts(
+    model: &dyn LanguageModel,
+    tokenizer: &Tokenizer,
+    documents: &[&Document],
+    max_len: usize,
+) -> Vec<TextScore> {
     let mut sequences = Vec::new();
     for (of, d) in documents.iter().enumerate() {
         let mut tokens = vec![tokenizer.end_of_document()];
@@ -91,7 +107,12 @@ pub fn texts(model: &dyn LanguageModel, tokenizer: &Tokenizer, documents: &[&Doc
         let mut start = 0;
         while start + 1 < tokens.len() {
             let end = (start + max_len).min(tokens.len() - 1);
-            sequences.push(Scored { tokens: tokens[start..=end].to_vec(), of, from: 0, start: start as u32 });
+            sequences.push(Scored {
+                tokens: tokens[start..=end].to_vec(),
+                of,
+                from: 0,
+                start: start as u32,
+            });
             start = end;
         }
     }
@@ -99,13 +120,25 @@ pub fn texts(model: &dyn LanguageModel, tokenizer: &Tokenizer, documents: &[&Doc
     documents
         .iter()
         .zip(sums)
-        .map(|(d, (nats, tokens))| TextScore { tokens, bytes: d.text.len() as u64, words: d.text.split_whitespace().count() as u64, nats })
+        .map(|(d, (nats, tokens))| TextScore {
+            tokens,
+            bytes: d.text.len() as u64,
+            words: d.text.split_whitespace().count() as u64,
+            nats,
+        })
         .collect()
 }
 
 /// The sum of [`texts`].
-pub fn text(model: &dyn LanguageModel, tokenizer: &Tokenizer, documents: &[&Document], max_len: usize) -> TextScore {
-    texts(model, tokenizer, documents, max_len).into_iter().fold(TextScore::default(), TextScore::plus)
+pub fn text(
+    model: &dyn LanguageModel,
+    tokenizer: &Tokenizer,
+    documents: &[&Document],
+    max_len: usize,
+) -> TextScore {
+    texts(model, tokenizer, documents, max_len)
+        .into_iter()
+        .fold(TextScore::default(), TextScore::plus)
 }
 
 /// The score of one item.
@@ -120,10 +153,26 @@ pub struct ItemScore {
 }
 
 /// Scores items in their order; exact answers get at most `most_new` generated tokens.
-pub fn items(model: &dyn LanguageModel, tokenizer: &Tokenizer, items: &[&Item], most_new: usize) -> Vec<ItemScore> {
-    let mut scores = vec![ItemScore { correct: false, format_error: false, chance: 0.0 }; items.len()];
+pub fn items(
+    model: &dyn LanguageModel,
+    tokenizer: &Tokenizer,
+    items: &[&Item],
+    most_new: usize,
+) -> Vec<ItemScore> {
+    let mut scores = vec![
+        ItemScore {
+            correct: false,
+            format_error: false,
+            chance: 0.0
+        };
+        items.len()
+    ];
     let end = tokenizer.end_of_document();
-    let prompt = |item: &Item| -> Vec<u32> { std::iter::once(end).chain(tokenizer.encode(&item.prompt)).collect() };
+    let prompt = |item: &Item| -> Vec<u32> {
+        std::iter::once(end)
+            .chain(tokenizer.encode(&item.prompt))
+            .collect()
+    };
     let (mut sequences, mut owners) = (Vec::new(), Vec::new());
     let (mut prompts, mut exact) = (Vec::new(), Vec::new());
     for (i, item) in items.iter().enumerate() {
@@ -134,7 +183,12 @@ pub fn items(model: &dyn LanguageModel, tokenizer: &Tokenizer, items: &[&Item], 
                 for (o, option) in options.iter().enumerate() {
                     let mut tokens = p.clone();
                     tokens.extend(tokenizer.encode(option));
-                    sequences.push(Scored { tokens, of: owners.len(), from: p.len() - 1, start: 0 });
+                    sequences.push(Scored {
+                        tokens,
+                        of: owners.len(),
+                        from: p.len() - 1,
+                        start: 0,
+                    });
                     owners.push((i, o));
                 }
             }
@@ -157,7 +211,14 @@ pub fn items(model: &dyn LanguageModel, tokenizer: &Tokenizer, items: &[&Item], 
             scores[i].correct = option == *gold;
         }
     }
-    for (i, output) in exact.into_iter().zip(generate(model, &prompts, most_new, &[end], Sampler::GREEDY, 64)) {
+    for (i, output) in exact.into_iter().zip(generate(
+        model,
+        &prompts,
+        most_new,
+        &[end],
+        Sampler::GREEDY,
+        64,
+    )) {
         if let Answer::Exact { answer } = &items[i].answer {
             match extract_answer(&tokenizer.decode(&output)) {
                 Some(found) => scores[i].correct = same_answer(&found, answer),
@@ -221,6 +282,11 @@ pub fn paired(a: &[f64], b: &[f64]) -> (f64, f64) {
     assert_eq!(a.len(), b.len(), "paired: lengths");
     let n = a.len().max(1) as f64;
     let mean = a.iter().zip(b).map(|(x, y)| x - y).sum::<f64>() / n;
-    let var = a.iter().zip(b).map(|(x, y)| (x - y - mean).powi(2)).sum::<f64>() / (n - 1.0).max(1.0);
+    let var = a
+        .iter()
+        .zip(b)
+        .map(|(x, y)| (x - y - mean).powi(2))
+        .sum::<f64>()
+        / (n - 1.0).max(1.0);
     (mean, (var / n).sqrt())
 }

@@ -19,7 +19,14 @@ pub fn limit_under(root: &Path) -> (u64, &'static str) {
     let read = |p: &str| std::fs::read_to_string(root.join(p)).unwrap_or_default();
     let total = read("proc/meminfo")
         .lines()
-        .find_map(|l| l.strip_prefix("MemTotal:")?.trim().strip_suffix("kB")?.trim().parse::<u64>().ok())
+        .find_map(|l| {
+            l.strip_prefix("MemTotal:")?
+                .trim()
+                .strip_suffix("kB")?
+                .trim()
+                .parse::<u64>()
+                .ok()
+        })
         .map_or((u64::MAX, "unknown"), |kb| (kb * 1024, "machine"));
     let mut best = total;
     let mut consider = |text: String| {
@@ -33,7 +40,11 @@ pub fn limit_under(root: &Path) -> (u64, &'static str) {
     for line in read("proc/self/cgroup").lines() {
         let mut fields = line.splitn(3, ':');
         let (controllers, path) = (fields.nth(1).unwrap_or(""), fields.next().unwrap_or("/"));
-        let (base, file) = if controllers.is_empty() { ("sys/fs/cgroup", "memory.max") } else { ("sys/fs/cgroup/memory", "memory.limit_in_bytes") };
+        let (base, file) = if controllers.is_empty() {
+            ("sys/fs/cgroup", "memory.max")
+        } else {
+            ("sys/fs/cgroup/memory", "memory.limit_in_bytes")
+        };
         if !controllers.is_empty() && !controllers.split(',').any(|c| c == "memory") {
             continue;
         }
@@ -64,7 +75,13 @@ pub struct Line {
 /// Bytes of a training step with `rows` rows in a micro-batch and `passes` mean passes of the core.
 pub fn training_step(config: &Config, rows: usize, passes: f64, grokfast: bool) -> Vec<Line> {
     let specs = model::params::specification(config);
-    let size = |f: &dyn Fn(&model::params::Spec) -> bool| specs.iter().filter(|s| f(s)).map(|s| s.dims.iter().product::<usize>() as u64 * 4).sum::<u64>();
+    let size = |f: &dyn Fn(&model::params::Spec) -> bool| {
+        specs
+            .iter()
+            .filter(|s| f(s))
+            .map(|s| s.dims.iter().product::<usize>() as u64 * 4)
+            .sum::<u64>()
+    };
     let params = size(&|_| true);
     let matrices = size(&|s| s.role == Role::Matrix);
     let embedding = size(&|s| s.name == "embed.weight");
@@ -74,15 +91,47 @@ pub fn training_step(config: &Config, rows: usize, passes: f64, grokfast: bool) 
     // What one block keeps for each row: see `model::cognate::Cognate::block`.
     let block = 13.0 * w + 4.0 * f;
     let memory = 22.0 * w + 8.0 * config.heads as f64;
-    let blocks: f64 = config.blocks.iter().map(|b| if b.part == Part::Core { passes * (block + 2.0 * w) } else { block + if b.memory { memory } else { 0.0 } }).sum();
+    let blocks: f64 = config
+        .blocks
+        .iter()
+        .map(|b| {
+            if b.part == Part::Core {
+                passes * (block + 2.0 * w)
+            } else {
+                block + if b.memory { memory } else { 0.0 }
+            }
+        })
+        .sum();
     let around = passes * 12.0 * w + 4.0 * w;
     let activations = (rows as f64 * (blocks + around) * 4.0) as u64;
     let logits = 512.min(rows as u64) * (config.vocab as u64 + 2 * config.width as u64) * 4;
     vec![
-        Line { name: "parameters", bytes: params, formula: "4 bytes each".into() },
-        Line { name: "gradients", bytes: params, formula: "4 bytes a parameter".into() },
-        Line { name: "optimizer", bytes: moments + slow, formula: "one moment a hidden matrix, two elsewhere, Grokfast one more off the embedding".into() },
-        Line { name: "activations", bytes: activations, formula: format!("{rows} rows x {:.0} numbers x 4 bytes", blocks + around) },
-        Line { name: "logits", bytes: logits, formula: "512 rows of the vocabulary at once".into() },
+        Line {
+            name: "parameters",
+            bytes: params,
+            formula: "4 bytes each".into(),
+        },
+        Line {
+            name: "gradients",
+            bytes: params,
+            formula: "4 bytes a parameter".into(),
+        },
+        Line {
+            name: "optimizer",
+            bytes: moments + slow,
+            formula:
+                "one moment a hidden matrix, two elsewhere, Grokfast one more off the embedding"
+                    .into(),
+        },
+        Line {
+            name: "activations",
+            bytes: activations,
+            formula: format!("{rows} rows x {:.0} numbers x 4 bytes", blocks + around),
+        },
+        Line {
+            name: "logits",
+            bytes: logits,
+            formula: "512 rows of the vocabulary at once".into(),
+        },
     ]
 }

@@ -23,12 +23,20 @@ pub struct Context<'a> {
 impl Context<'_> {
     /// A point of a phase, for the journal.
     pub fn key(&self, phase: &str, branch: &str, step: u64) -> Key {
-        Key { attempt: self.run.attempt(), phase: phase.into(), branch: branch.into(), step }
+        Key {
+            attempt: self.run.attempt(),
+            phase: phase.into(),
+            branch: branch.into(),
+            step,
+        }
     }
 
     /// Journals a number.
     pub fn metric(&self, key: &Key, name: &str, value: f64) -> Result<(), Error> {
-        Ok(self.run.journal().metric(key, name, value, (self.clock)())?)
+        Ok(self
+            .run
+            .journal()
+            .metric(key, name, value, (self.clock)())?)
     }
 
     /// Journals an event, durably.
@@ -55,7 +63,10 @@ pub trait Phase {
     fn save(&self) -> Bag;
     /// Changes a setting while running (a request `set`); says what came of it.
     fn set(&mut self, arguments: &Value) -> String {
-        format!("phase `{}` has no setting that can be changed while it runs; asked: {arguments}", self.name())
+        format!(
+            "phase `{}` has no setting that can be changed while it runs; asked: {arguments}",
+            self.name()
+        )
     }
     /// Writes the finished models and returns the phase's section of the report.
     fn finish(&mut self, cx: &Context) -> Result<Value, Error>;

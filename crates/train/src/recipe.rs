@@ -3,9 +3,9 @@
 //! Each phase's settings are a struct beside the phase. Unknown keys are refused; the binary turns TOML
 //! with `base` and `--set` into this struct.
 
+use crate::Error;
 use crate::phases::cognate::CognateRecipe;
 use crate::phases::evomerge::EvomergeRecipe;
-use crate::Error;
 use model::Config;
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
@@ -85,7 +85,14 @@ pub struct ModelRecipe {
 impl ModelRecipe {
     /// The ancestor's configuration.
     pub fn config(&self) -> Config {
-        let mut c = Config::new(self.vocab, self.width, self.heads, self.ffn, self.slots_large, self.passes);
+        let mut c = Config::new(
+            self.vocab,
+            self.width,
+            self.heads,
+            self.ffn,
+            self.slots_large,
+            self.passes,
+        );
         (c.window, c.prefix) = (self.window, self.prefix);
         c
     }
@@ -120,7 +127,11 @@ impl CheckpointRecipe {
             Keep::All => store::Keep::All,
             Keep::Minimal => store::Keep::Minimal,
         };
-        crate::driver::Saving { seconds: self.seconds, units: self.units, keep }
+        crate::driver::Saving {
+            seconds: self.seconds,
+            units: self.units,
+            keep,
+        }
     }
 }
 
@@ -128,15 +139,36 @@ impl Recipe {
     /// Refuses what cannot run, naming the key.
     pub fn validate(&self) -> Result<(), Error> {
         self.model.config().validate()?;
-        let fail = |key: &str, found: String, allowed: &str| Err(Error::Recipe { key: key.into(), found: format!("found {found}"), allowed: allowed.into() });
-        if self.model.slots_small > self.model.slots_large || self.model.slots_small % self.model.heads != 0 || self.model.slots_small == 0 {
-            return fail("model.slots_small", self.model.slots_small.to_string(), "a positive multiple of model.heads, at most model.slots_large");
+        let fail = |key: &str, found: String, allowed: &str| {
+            Err(Error::Recipe {
+                key: key.into(),
+                found: format!("found {found}"),
+                allowed: allowed.into(),
+            })
+        };
+        if self.model.slots_small > self.model.slots_large
+            || self.model.slots_small % self.model.heads != 0
+            || self.model.slots_small == 0
+        {
+            return fail(
+                "model.slots_small",
+                self.model.slots_small.to_string(),
+                "a positive multiple of model.heads, at most model.slots_large",
+            );
         }
         if self.model.vocab < 300 {
-            return fail("model.vocab", self.model.vocab.to_string(), "at least 300: 256 bytes, the end of document and some merges");
+            return fail(
+                "model.vocab",
+                self.model.vocab.to_string(),
+                "at least 300: 256 bytes, the end of document and some merges",
+            );
         }
         if self.data.sets.is_empty() && self.data.folder.is_none() {
-            return fail("data.sets", "an empty list".into(), "name at least one data set, or give a folder with --data");
+            return fail(
+                "data.sets",
+                "an empty list".into(),
+                "name at least one data set, or give a folder with --data",
+            );
         }
         self.cognate.validate()
     }

@@ -26,19 +26,33 @@ pub const MAX_LEN: usize = 512;
 pub const MOST_NEW: usize = 96;
 
 /// Measures a finished model on a split and gives its `MODEL` object.
-pub fn model(cx: &Context, name: &str, path: Option<&Path>, m: &Cognate, split: Split, seconds: Option<f64>) -> Result<Value, Error> {
+pub fn model(
+    cx: &Context,
+    name: &str,
+    path: Option<&Path>,
+    m: &Cognate,
+    split: Split,
+    seconds: Option<f64>,
+) -> Result<Value, Error> {
     let tokenizer = &cx.source.tokenizer;
     let docs = cx.source.texts_of(split, None);
     let items = cx.source.items_of(split);
     tensor::storage::reset_peak();
     let scores = evaluate::texts(m, tokenizer, &docs, MAX_LEN);
-    let all = scores.iter().copied().fold(TextScore::default(), TextScore::plus);
+    let all = scores
+        .iter()
+        .copied()
+        .fold(TextScore::default(), TextScore::plus);
     let answers = evaluate::items(m, tokenizer, &items, MOST_NEW);
     let tasks = evaluate::by_task(&items, &answers);
-    let families: serde_json::Map<String, Value> =
-        evaluate::by_family(&docs, &scores).into_iter().map(|(f, s)| (f.name().to_string(), json!(s.bits_per_byte()))).collect();
+    let families: serde_json::Map<String, Value> = evaluate::by_family(&docs, &scores)
+        .into_iter()
+        .map(|(f, s)| (f.name().to_string(), json!(s.bits_per_byte())))
+        .collect();
     let speed = speed(m, tokenizer, &docs);
-    let bytes = path.and_then(|p| std::fs::metadata(p).ok()).map(|f| f.len());
+    let bytes = path
+        .and_then(|p| std::fs::metadata(p).ok())
+        .map(|f| f.len());
     Ok(json!({
         "name": name,
         "path": path.map(|p| p.strip_prefix(cx.run.dir()).unwrap_or(p).display().to_string()),
@@ -76,7 +90,11 @@ pub struct Speed {
 
 /// Times a forward pass and greedy decoding.
 pub fn speed(m: &Cognate, tokenizer: &data::Tokenizer, docs: &[&data::Document]) -> Speed {
-    let mut tokens: Vec<u32> = docs.iter().flat_map(|d| tokenizer.encode(&d.text)).take(256).collect();
+    let mut tokens: Vec<u32> = docs
+        .iter()
+        .flat_map(|d| tokenizer.encode(&d.text))
+        .take(256)
+        .collect();
     if tokens.is_empty() {
         tokens.push(tokenizer.end_of_document());
     }
@@ -85,7 +103,11 @@ pub fn speed(m: &Cognate, tokenizer: &data::Tokenizer, docs: &[&data::Document])
         let tape = Tape::inference();
         let p = Bound::new(&tape, &m.params);
         let out = m.forward(&p, &Batch::single(&tokens), Depth::Halting, None, false);
-        (start.elapsed().as_secs_f64() * 1e3, out.depths, tape.flops())
+        (
+            start.elapsed().as_secs_f64() * 1e3,
+            out.depths,
+            tape.flops(),
+        )
     };
     let mut times: Vec<f64> = (0..5).map(|_| pass().0).collect();
     times.sort_by(f64::total_cmp);
@@ -95,5 +117,10 @@ pub fn speed(m: &Cognate, tokenizer: &data::Tokenizer, docs: &[&data::Document])
     let made = generate(m, &[prompt], 32, &[], Sampler::GREEDY, 1);
     let decode = made[0].len() as f64 / start.elapsed().as_secs_f64();
     let mean = depths.iter().map(|&d| f64::from(d)).sum::<f64>() / depths.len() as f64;
-    Speed { forward_ms: times[2], decode, steps: mean * m.config.core_blocks() as f64, flops_per_token: flops as f64 / tokens.len() as f64 }
+    Speed {
+        forward_ms: times[2],
+        decode,
+        steps: mean * m.config.core_blocks() as f64,
+        flops_per_token: flops as f64 / tokens.len() as f64,
+    }
 }

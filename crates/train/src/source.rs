@@ -1,8 +1,8 @@
 //! The data of a run, frozen at its start: tokenizer, training shards, evaluation items and held-out texts
 //! lie in the run's own folder, so that a resumed run sees the same data whatever became of the originals.
 
-use crate::recipe::DataRecipe;
 use crate::Error;
+use crate::recipe::DataRecipe;
 use data::{Document, Family, Item, Shard, Split, Tokenizer, Worked, builtin};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -54,17 +54,35 @@ struct Frozen {
 impl Source {
     /// Reads, samples, tokenizes and packs the data of a recipe into `dir` (`RUN/data`), or opens what an
     /// earlier start left there. `tell` gets a line for each step.
-    pub fn prepare(dir: &Path, recipe: &DataRecipe, vocab: usize, tell: &dyn Fn(&str)) -> Result<Self, Error> {
+    pub fn prepare(
+        dir: &Path,
+        recipe: &DataRecipe,
+        vocab: usize,
+        tell: &dyn Fn(&str),
+    ) -> Result<Self, Error> {
         if !dir.join("frozen.json").is_file() {
             Self::build(dir, recipe, vocab, tell)?;
         }
         Self::open(dir)
     }
 
-    fn build(dir: &Path, recipe: &DataRecipe, vocab: usize, tell: &dyn Fn(&str)) -> Result<(), Error> {
-        let failed = |e: std::io::Error| Error::File { path: dir.into(), fault: format!("cannot be made: {e}; free some space or choose another --root") };
+    fn build(
+        dir: &Path,
+        recipe: &DataRecipe,
+        vocab: usize,
+        tell: &dyn Fn(&str),
+    ) -> Result<(), Error> {
+        let failed = |e: std::io::Error| Error::File {
+            path: dir.into(),
+            fault: format!("cannot be made: {e}; free some space or choose another --root"),
+        };
         std::fs::create_dir_all(dir).map_err(failed)?;
-        let mut frozen = Frozen { items: Vec::new(), texts: Vec::new(), worked: Vec::new(), summary: Vec::new() };
+        let mut frozen = Frozen {
+            items: Vec::new(),
+            texts: Vec::new(),
+            worked: Vec::new(),
+            summary: Vec::new(),
+        };
         let mut sets: Vec<(String, Vec<Document>)> = Vec::new();
         for id in data::expand(&recipe.sets.iter().map(String::as_str).collect::<Vec<_>>()) {
             tell(&format!("reading {id}"));
@@ -72,7 +90,10 @@ impl Source {
                 Some(family) => data::Loaded {
                     train: builtin::documents(family, recipe.seed, recipe.builtin_documents),
                     items: builtin::items(family, recipe.seed, recipe.items_per_set * 3),
-                    texts: builtin::texts(recipe.seed, recipe.texts_per_set * 15).into_iter().filter(|t| t.family == family).collect(),
+                    texts: builtin::texts(recipe.seed, recipe.texts_per_set * 15)
+                        .into_iter()
+                        .filter(|t| t.family == family)
+                        .collect(),
                     ..Default::default()
                 },
                 None => {
@@ -89,12 +110,21 @@ impl Source {
         if let Some(folder) = &recipe.folder {
             tell(&format!("reading {}", folder.display()));
             let loaded = data::load_folder(folder)?;
-            let id = loaded.train.first().map_or("folder", |d| &d.dataset).to_string();
+            let id = loaded
+                .train
+                .first()
+                .map_or("folder", |d| &d.dataset)
+                .to_string();
             Self::take(id, loaded, recipe, &mut frozen, &mut sets);
         }
         let sets: Vec<_> = sets.into_iter().filter(|(_, d)| !d.is_empty()).collect();
         if sets.is_empty() {
-            return Err(Error::Recipe { key: "data.sets".into(), found: "no training text at all".into(), allowed: "name at least one data set that has some; `forge data check` shows them".into() });
+            return Err(Error::Recipe {
+                key: "data.sets".into(),
+                found: "no training text at all".into(),
+                allowed: "name at least one data set that has some; `forge data check` shows them"
+                    .into(),
+            });
         }
         tell("training the tokenizer");
         // Every data set gives the same share of the sample, so that none is spelled out byte by byte.
@@ -114,35 +144,84 @@ impl Source {
                 used.tokens = shard.tokens_total();
             }
         }
-        store::write_file(&dir.join("tokenizer.json"), "the tokenizer", &tokenizer.to_bytes())?;
+        store::write_file(
+            &dir.join("tokenizer.json"),
+            "the tokenizer",
+            &tokenizer.to_bytes(),
+        )?;
         // Written last: its presence says that all is there.
-        store::write_file(&dir.join("frozen.json"), "the evaluation data", &serde_json::to_vec(&frozen).expect("plain data"))?;
+        store::write_file(
+            &dir.join("frozen.json"),
+            "the evaluation data",
+            &serde_json::to_vec(&frozen).expect("plain data"),
+        )?;
         Ok(())
     }
 
     /// Takes a share of a data set into the run.
-    fn take(id: String, mut loaded: data::Loaded, recipe: &DataRecipe, frozen: &mut Frozen, sets: &mut Vec<(String, Vec<Document>)>) {
-        let family = loaded.train.first().map(|d| d.family).or(loaded.items.first().map(|i| i.family)).unwrap_or(Family::Language);
+    fn take(
+        id: String,
+        mut loaded: data::Loaded,
+        recipe: &DataRecipe,
+        frozen: &mut Frozen,
+        sets: &mut Vec<(String, Vec<Document>)>,
+    ) {
+        let family = loaded
+            .train
+            .first()
+            .map(|d| d.family)
+            .or(loaded.items.first().map(|i| i.family))
+            .unwrap_or(Family::Language);
         // The first documents of a counted permutation, until the byte limit.
-        let order = tensor::random::Counted::new(recipe.seed, &format!("sample/{id}"), 0).permutation(loaded.train.len());
+        let order = tensor::random::Counted::new(recipe.seed, &format!("sample/{id}"), 0)
+            .permutation(loaded.train.len());
         let mut bytes = 0;
-        let mut keep: Vec<u32> = order.into_iter().take_while(|&i| {
-            bytes += loaded.train[i as usize].text.len();
-            bytes <= recipe.bytes_per_set
-        }).collect();
+        let mut keep: Vec<u32> = order
+            .into_iter()
+            .take_while(|&i| {
+                bytes += loaded.train[i as usize].text.len();
+                bytes <= recipe.bytes_per_set
+            })
+            .collect();
         keep.sort_unstable();
         let mut train: Vec<Option<Document>> = loaded.train.into_iter().map(Some).collect();
-        let train: Vec<Document> = keep.into_iter().filter_map(|i| train[i as usize].take()).collect();
+        let train: Vec<Document> = keep
+            .into_iter()
+            .filter_map(|i| train[i as usize].take())
+            .collect();
         let mut items = Vec::new();
         let mut texts = Vec::new();
         for split in [Split::Fitness, Split::Selection, Split::HeldOut] {
-            items.extend(loaded.items.iter().filter(|i| i.split == split).take(recipe.items_per_set).cloned());
-            texts.extend(loaded.texts.iter().filter(|t| t.evaluation_split() == split).take(recipe.texts_per_set).cloned());
+            items.extend(
+                loaded
+                    .items
+                    .iter()
+                    .filter(|i| i.split == split)
+                    .take(recipe.items_per_set)
+                    .cloned(),
+            );
+            texts.extend(
+                loaded
+                    .texts
+                    .iter()
+                    .filter(|t| t.evaluation_split() == split)
+                    .take(recipe.texts_per_set)
+                    .cloned(),
+            );
         }
-        frozen.summary.push(Used { dataset: id.clone(), family, documents: train.len(), tokens: 0, items: items.len(), note: std::mem::take(&mut loaded.note) });
+        frozen.summary.push(Used {
+            dataset: id.clone(),
+            family,
+            documents: train.len(),
+            tokens: 0,
+            items: items.len(),
+            note: std::mem::take(&mut loaded.note),
+        });
         frozen.items.extend(items);
         frozen.texts.extend(texts);
-        frozen.worked.extend(loaded.worked.into_iter().take(recipe.worked_per_set));
+        frozen
+            .worked
+            .extend(loaded.worked.into_iter().take(recipe.worked_per_set));
         sets.push((id, train));
     }
 
@@ -156,7 +235,14 @@ impl Source {
             shard.verify()?;
             shards.push(Arc::new(shard));
         }
-        Ok(Self { tokenizer, shards, items: frozen.items, texts: frozen.texts, worked: frozen.worked, summary: frozen.summary })
+        Ok(Self {
+            tokenizer,
+            shards,
+            items: frozen.items,
+            texts: frozen.texts,
+            worked: frozen.worked,
+            summary: frozen.summary,
+        })
     }
 
     /// Evaluation items of a split.
@@ -166,22 +252,34 @@ impl Source {
 
     /// Held-out texts of a split, of one family or of all.
     pub fn texts_of(&self, split: Split, family: Option<Family>) -> Vec<&Document> {
-        self.texts.iter().filter(|t| t.evaluation_split() == split && family.is_none_or(|f| t.family == f)).collect()
+        self.texts
+            .iter()
+            .filter(|t| t.evaluation_split() == split && family.is_none_or(|f| t.family == f))
+            .collect()
     }
 
     /// The families that have held-out text.
     pub fn families(&self) -> Vec<Family> {
-        Family::ALL.into_iter().filter(|f| self.texts.iter().any(|t| t.family == *f)).collect()
+        Family::ALL
+            .into_iter()
+            .filter(|f| self.texts.iter().any(|t| t.family == *f))
+            .collect()
     }
 
     /// Data sets with family and tokens, as the mixes want them.
     pub fn available(&self) -> Vec<(&str, Family, u64)> {
-        self.shards.iter().map(|s| (s.dataset(), s.family(), s.tokens_total())).collect()
+        self.shards
+            .iter()
+            .map(|s| (s.dataset(), s.family(), s.tokens_total()))
+            .collect()
     }
 }
 
 fn read_json<T: DeserializeOwned>(path: &PathBuf) -> Result<T, Error> {
-    let fault = |fault: String| Error::File { path: path.clone(), fault: format!("{fault}; the run's data are damaged, start a new run") };
+    let fault = |fault: String| Error::File {
+        path: path.clone(),
+        fault: format!("{fault}; the run's data are damaged, start a new run"),
+    };
     let bytes = std::fs::read(path).map_err(|e| fault(e.to_string()))?;
     serde_json::from_slice(&bytes).map_err(|e| fault(e.to_string()))
 }

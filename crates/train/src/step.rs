@@ -37,17 +37,43 @@ pub enum TrainDepth {
 
 /// Pieces as a model's batch, the targets, and the loss weight of each row.
 pub fn rows(pieces: &[Piece]) -> (Batch, Vec<u32>, Vec<f32>) {
-    let batch = Batch::new(pieces.iter().map(|p| (&p.tokens[..p.tokens.len() - 1], p.start)));
-    let targets = pieces.iter().flat_map(|p| p.tokens[1..].iter().copied()).collect();
+    let batch = Batch::new(
+        pieces
+            .iter()
+            .map(|p| (&p.tokens[..p.tokens.len() - 1], p.start)),
+    );
+    let targets = pieces
+        .iter()
+        .flat_map(|p| p.tokens[1..].iter().copied())
+        .collect();
     let weights = pieces.iter().flat_map(|p| p.loss.iter().copied()).collect();
     (batch, targets, weights)
 }
 
 /// Adds the gradient of the mean loss over the whole batch to `grads`, in micro-batches of about
 /// `micro_tokens` rows (0: all at once).
-pub fn forward_backward(model: &Cognate, pieces: &Pieces, depth: TrainDepth, micro_tokens: usize, grads: &mut Grads) -> PassReport {
-    let total: f64 = pieces.pieces.iter().flat_map(|p| &p.loss).map(|w| f64::from(*w)).sum();
-    let mut report = PassReport { predictions: pieces.pieces.iter().flat_map(|p| &p.loss).filter(|w| **w != 0.0).count(), ..Default::default() };
+pub fn forward_backward(
+    model: &Cognate,
+    pieces: &Pieces,
+    depth: TrainDepth,
+    micro_tokens: usize,
+    grads: &mut Grads,
+) -> PassReport {
+    let total: f64 = pieces
+        .pieces
+        .iter()
+        .flat_map(|p| &p.loss)
+        .map(|w| f64::from(*w))
+        .sum();
+    let mut report = PassReport {
+        predictions: pieces
+            .pieces
+            .iter()
+            .flat_map(|p| &p.loss)
+            .filter(|w| **w != 0.0)
+            .count(),
+        ..Default::default()
+    };
     let mut at = 0u64;
     for part in micro_batches(&pieces.pieces, micro_tokens) {
         let (batch, targets, weights) = rows(part);
@@ -57,14 +83,19 @@ pub fn forward_backward(model: &Cognate, pieces: &Pieces, depth: TrainDepth, mic
             TrainDepth::One => vec![1; batch.len()],
             TrainDepth::Random { seed, step } => {
                 let random = Counted::new(seed, "depth", step);
-                (0..batch.len() as u64).map(|i| 1 + random.below(at + i, model.config.passes) as u8).collect()
+                (0..batch.len() as u64)
+                    .map(|i| 1 + random.below(at + i, model.config.passes) as u8)
+                    .collect()
             }
         };
         at += batch.len() as u64;
         let out = model.forward(&p, &batch, Depth::PerToken(&depths), None, false);
         let nll = tape.cross_entropy(out.hidden, p.var("embed.weight"), targets.into());
         let scale = 1.0 / total.max(1.0) as f32;
-        let loss = tape.weighted_sum(nll, weights.iter().map(|w| w * scale).collect::<Vec<_>>().into());
+        let loss = tape.weighted_sum(
+            nll,
+            weights.iter().map(|w| w * scale).collect::<Vec<_>>().into(),
+        );
         report.nats += f64::from(tape.value(loss).item());
         report.rows += batch.len();
         report.flops += tape.flops();

@@ -35,7 +35,11 @@ impl Layout {
     /// Visible keys of query row `i`, counted from the start of its segment's keys.
     fn visible(&self, i: usize) -> Range<usize> {
         let end = self.last[i] as usize + 1;
-        let start = if self.window == 0 { 0 } else { end.saturating_sub(self.window) };
+        let start = if self.window == 0 {
+            0
+        } else {
+            end.saturating_sub(self.window)
+        };
         start..end
     }
 }
@@ -141,10 +145,31 @@ struct Block {
 
 impl Block {
     fn new(layout: &Layout, rows: Range<usize>, prefix: usize) -> Self {
-        let lo = rows.clone().map(|i| layout.visible(i).start).min().unwrap_or(0);
-        let hi = rows.clone().map(|i| layout.visible(i).end).max().unwrap_or(0);
-        let extra = if layout.extra.is_empty() { 0 } else { rows.clone().map(|i| layout.extra[i].len()).max().unwrap_or(0) };
-        Self { columns: prefix + hi - lo + extra, rows, lo, hi, prefix }
+        let lo = rows
+            .clone()
+            .map(|i| layout.visible(i).start)
+            .min()
+            .unwrap_or(0);
+        let hi = rows
+            .clone()
+            .map(|i| layout.visible(i).end)
+            .max()
+            .unwrap_or(0);
+        let extra = if layout.extra.is_empty() {
+            0
+        } else {
+            rows.clone()
+                .map(|i| layout.extra[i].len())
+                .max()
+                .unwrap_or(0)
+        };
+        Self {
+            columns: prefix + hi - lo + extra,
+            rows,
+            lo,
+            hi,
+            prefix,
+        }
     }
     fn len(&self) -> usize {
         self.rows.len()
@@ -158,14 +183,30 @@ impl Block {
         row[self.prefix..self.prefix + visible.start - self.lo].fill(value);
         let extra = self.extra_at();
         row[self.prefix + visible.end - self.lo..extra].fill(value);
-        let own = if layout.extra.is_empty() { 0 } else { layout.extra[i].len() };
+        let own = if layout.extra.is_empty() {
+            0
+        } else {
+            layout.extra[i].len()
+        };
         row[extra + own..].fill(value);
     }
 }
 
 /// rows x columns scores of a block: `x` [Nq, stride] against prefix, keys and extra keys.
 #[allow(clippy::too_many_arguments)]
-fn products(o: &Operands, layout: &Layout, b: &Block, x: &[f32], stride: usize, head: usize, kv: usize, key0: usize, which: Which, scale: f32, out: &mut [f32]) {
+fn products(
+    o: &Operands,
+    layout: &Layout,
+    b: &Block,
+    x: &[f32],
+    stride: usize,
+    head: usize,
+    kv: usize,
+    key0: usize,
+    which: Which,
+    scale: f32,
+    out: &mut [f32],
+) {
     let (hd, ks) = (o.width, o.kv_heads * o.width);
     let keys = match which {
         Which::Keys => o.k,
@@ -181,7 +222,21 @@ fn products(o: &Operands, layout: &Layout, b: &Block, x: &[f32], stride: usize, 
         }
     };
     side(o.prefix, &mut |p| {
-        gemm_seq(b.len(), b.prefix, hd, scale, a, stride, 1, &p[kv * hd..], 1, ks, 0.0, out, b.columns);
+        gemm_seq(
+            b.len(),
+            b.prefix,
+            hd,
+            scale,
+            a,
+            stride,
+            1,
+            &p[kv * hd..],
+            1,
+            ks,
+            0.0,
+            out,
+            b.columns,
+        );
     });
     let seen = b.hi - b.lo;
     let first = &keys[(key0 + b.lo) * ks + kv * hd..];
@@ -193,13 +248,28 @@ fn products(o: &Operands, layout: &Layout, b: &Block, x: &[f32], stride: usize, 
             }
         }
     } else {
-        gemm_seq(b.len(), seen, hd, scale, a, stride, 1, first, 1, ks, 0.0, &mut out[b.prefix..], b.columns);
+        gemm_seq(
+            b.len(),
+            seen,
+            hd,
+            scale,
+            a,
+            stride,
+            1,
+            first,
+            1,
+            ks,
+            0.0,
+            &mut out[b.prefix..],
+            b.columns,
+        );
     }
     side(o.extra, &mut |e| {
         for (r, i) in b.rows.clone().enumerate() {
             let row = &a[r * stride..][..hd];
             for (c, j) in layout.extra[i].clone().enumerate() {
-                out[r * b.columns + b.extra_at() + c] = scale * dot(row, &e[j as usize * ks + kv * hd..][..hd]);
+                out[r * b.columns + b.extra_at() + c] =
+                    scale * dot(row, &e[j as usize * ks + kv * hd..][..hd]);
             }
         }
     });
@@ -218,31 +288,60 @@ fn task(layout: &Layout, kv_heads: usize, t: usize) -> (usize, usize) {
 
 fn blocks(range: &Range<usize>) -> impl Iterator<Item = Range<usize>> + use<> {
     let range = range.clone();
-    range.clone().step_by(BLOCK).map(move |lo| lo..(lo + BLOCK).min(range.end))
+    range
+        .clone()
+        .step_by(BLOCK)
+        .map(move |lo| lo..(lo + BLOCK).min(range.end))
 }
 
 fn check(o: &Operands, layout: &Layout) {
     let nq = o.q.len() / (o.heads * o.width);
     let nk = o.k.len() / (o.kv_heads * o.width);
     assert_eq!(layout.last.len(), nq, "attention: one `last` per query row");
-    assert_eq!(layout.queries.len(), layout.keys.len(), "attention: segments of queries and keys");
-    assert!(layout.extra.is_empty() || layout.extra.len() == nq, "attention: one extra range per query row");
-    assert!(nq == 0 || layout.extra.is_empty() == o.extra.is_none(), "attention: extra keys and their ranges come together");
+    assert_eq!(
+        layout.queries.len(),
+        layout.keys.len(),
+        "attention: segments of queries and keys"
+    );
+    assert!(
+        layout.extra.is_empty() || layout.extra.len() == nq,
+        "attention: one extra range per query row"
+    );
+    assert!(
+        nq == 0 || layout.extra.is_empty() == o.extra.is_none(),
+        "attention: extra keys and their ranges come together"
+    );
     let mut at = 0;
     for (q, k) in layout.queries.iter().zip(&layout.keys) {
-        assert!(q.start == at && q.end <= nq && k.end <= nk, "attention: segment {q:?} / {k:?} of {nq} / {nk} rows");
-        assert!(q.clone().all(|i| (layout.last[i] as usize) < k.len()), "attention: last key outside segment {k:?}");
+        assert!(
+            q.start == at && q.end <= nq && k.end <= nk,
+            "attention: segment {q:?} / {k:?} of {nq} / {nk} rows"
+        );
+        assert!(
+            q.clone().all(|i| (layout.last[i] as usize) < k.len()),
+            "attention: last key outside segment {k:?}"
+        );
         at = q.end;
     }
     assert_eq!(at, nq, "attention: segments cover the queries");
-    assert_eq!(o.heads % o.kv_heads, 0, "attention: {} heads over {}", o.heads, o.kv_heads);
+    assert_eq!(
+        o.heads % o.kv_heads,
+        0,
+        "attention: {} heads over {}",
+        o.heads,
+        o.kv_heads
+    );
 }
 
 /// Tasks write the gradients of their segment's keys and extra keys without a lock: no row may have two.
 fn check_disjoint(layout: &Layout) {
     let mut keys = layout.keys.clone();
     keys.sort_by_key(|k| (k.start, k.end));
-    assert!(keys.windows(2).all(|k| k[0].end <= k[1].start), "attention: segments share key rows: {:?}", layout.keys);
+    assert!(
+        keys.windows(2).all(|k| k[0].end <= k[1].start),
+        "attention: segments share key rows: {:?}",
+        layout.keys
+    );
     if layout.extra.is_empty() {
         return;
     }
@@ -251,7 +350,10 @@ fn check_disjoint(layout: &Layout) {
     for (s, queries) in layout.queries.iter().enumerate() {
         for j in queries.clone().flat_map(|i| layout.extra[i].clone()) {
             let owner = &mut owner[j as usize];
-            assert!(*owner == usize::MAX || *owner == s, "attention: segments {owner} and {s} share extra row {j}");
+            assert!(
+                *owner == usize::MAX || *owner == s,
+                "attention: segments {owner} and {s} share extra row {j}"
+            );
             *owner = s;
         }
     }
@@ -260,7 +362,10 @@ fn check_disjoint(layout: &Layout) {
 /// out [Nq, H hd]; lse [Nq, H] for the backward pass; max [H] the largest score of each head.
 pub fn forward(o: &Operands, layout: &Layout, out: &mut [f32], lse: &mut [f32], max: &mut [f32]) {
     check(o, layout);
-    assert!(out.len() == o.q.len() && lse.len() * o.width == o.q.len() && max.len() == o.heads, "attention: lengths of the outputs");
+    assert!(
+        out.len() == o.q.len() && lse.len() * o.width == o.q.len() && max.len() == o.heads,
+        "attention: lengths of the outputs"
+    );
     let (hd, ks, qs) = (o.width, o.kv_heads * o.width, o.heads * o.width);
     let group = o.heads / o.kv_heads;
     let prefix = o.prefix.map_or(0, |(k, _)| k.len() / ks);
@@ -277,7 +382,19 @@ pub fn forward(o: &Operands, layout: &Layout, out: &mut [f32], lse: &mut [f32], 
                 with_scratch(b.len() * b.columns, |scores| {
                     for (g, top) in tops.iter_mut().enumerate() {
                         let head = kv * group + g;
-                        products(o, layout, &b, o.q, qs, head, kv, key0, Which::Keys, o.scale, scores);
+                        products(
+                            o,
+                            layout,
+                            &b,
+                            o.q,
+                            qs,
+                            head,
+                            kv,
+                            key0,
+                            Which::Keys,
+                            o.scale,
+                            scores,
+                        );
                         for (r, i) in b.rows.clone().enumerate() {
                             let row = &mut scores[r * b.columns..][..b.columns];
                             b.mask(layout, i, row, f32::NEG_INFINITY);
@@ -312,7 +429,15 @@ pub fn forward(o: &Operands, layout: &Layout, out: &mut [f32], lse: &mut [f32], 
 }
 
 /// Adds the weighted sum of the values to each row of the block.
-fn weighted<'a>(o: &Operands, layout: &Layout, b: &Block, p: &[f32], kv: usize, key0: usize, row: impl Fn(usize) -> &'a mut [f32]) {
+fn weighted<'a>(
+    o: &Operands,
+    layout: &Layout,
+    b: &Block,
+    p: &[f32],
+    kv: usize,
+    key0: usize,
+    row: impl Fn(usize) -> &'a mut [f32],
+) {
     let (hd, ks) = (o.width, o.kv_heads * o.width);
     let seen = b.hi - b.lo;
     let values = &o.v[(key0 + b.lo) * ks + kv * hd..];
@@ -320,12 +445,30 @@ fn weighted<'a>(o: &Operands, layout: &Layout, b: &Block, p: &[f32], kv: usize, 
         for r in 0..b.len() {
             let out = row(r);
             for j in 0..seen {
-                axpy(out, &values[j * ks..][..hd], p[r * b.columns + b.prefix + j]);
+                axpy(
+                    out,
+                    &values[j * ks..][..hd],
+                    p[r * b.columns + b.prefix + j],
+                );
             }
         }
     } else {
         let mut acc = vec![0.0; b.len() * hd];
-        gemm_seq(b.len(), hd, seen, 1.0, &p[b.prefix..], b.columns, 1, values, ks, 1, 0.0, &mut acc, hd);
+        gemm_seq(
+            b.len(),
+            hd,
+            seen,
+            1.0,
+            &p[b.prefix..],
+            b.columns,
+            1,
+            values,
+            ks,
+            1,
+            0.0,
+            &mut acc,
+            hd,
+        );
         for r in 0..b.len() {
             axpy(row(r), &acc[r * hd..][..hd], 1.0);
         }
@@ -339,7 +482,11 @@ fn weighted<'a>(o: &Operands, layout: &Layout, b: &Block, p: &[f32], kv: usize, 
         }
         if let Some((_, v)) = o.extra {
             for (c, j) in layout.extra[i].clone().enumerate() {
-                axpy(out, &v[j as usize * ks + kv * hd..][..hd], p[r * b.columns + b.extra_at() + c]);
+                axpy(
+                    out,
+                    &v[j as usize * ks + kv * hd..][..hd],
+                    p[r * b.columns + b.extra_at() + c],
+                );
             }
         }
     }
@@ -360,18 +507,35 @@ pub struct Gradients<'a> {
 }
 
 /// Backward pass; segments must not share key rows.
-pub fn backward(o: &Operands, layout: &Layout, out: &[f32], lse: &[f32], dy: &[f32], grads: Gradients) {
+pub fn backward(
+    o: &Operands,
+    layout: &Layout,
+    out: &[f32],
+    lse: &[f32],
+    dy: &[f32],
+    grads: Gradients,
+) {
     check(o, layout);
     check_disjoint(layout);
-    assert!(grads.q.len() == o.q.len() && grads.k.len() == o.k.len() && grads.v.len() == o.v.len(), "attention: lengths of the gradients");
+    assert!(
+        grads.q.len() == o.q.len() && grads.k.len() == o.k.len() && grads.v.len() == o.v.len(),
+        "attention: lengths of the gradients"
+    );
     if let (Some((dk, dv)), Some((k, v))) = (&grads.extra, o.extra) {
-        assert!(dk.len() == k.len() && dv.len() == v.len(), "attention: lengths of the extra gradients");
+        assert!(
+            dk.len() == k.len() && dv.len() == v.len(),
+            "attention: lengths of the extra gradients"
+        );
     }
     let (hd, ks, qs) = (o.width, o.kv_heads * o.width, o.heads * o.width);
     let group = o.heads / o.kv_heads;
     let prefix = o.prefix.map_or(0, |(k, _)| k.len() / ks);
     let tasks = layout.queries.len() * o.kv_heads;
-    let (dq, dk, dv) = (Shared::new(grads.q), Shared::new(grads.k), Shared::new(grads.v));
+    let (dq, dk, dv) = (
+        Shared::new(grads.q),
+        Shared::new(grads.k),
+        Shared::new(grads.v),
+    );
     let extra = grads.extra.map(|(k, v)| (Shared::new(k), Shared::new(v)));
     let parts: Vec<Vec<f32>> = (0..tasks)
         .into_par_iter()
@@ -388,8 +552,32 @@ pub fn backward(o: &Operands, layout: &Layout, out: &[f32], lse: &[f32], dy: &[f
                     let (dp, acc) = rest.split_at_mut(n * b.columns);
                     for g in 0..group {
                         let head = kv * group + g;
-                        products(o, layout, &b, o.q, qs, head, kv, key0, Which::Keys, o.scale, p);
-                        products(o, layout, &b, dy, qs, head, kv, key0, Which::Values, 1.0, dp);
+                        products(
+                            o,
+                            layout,
+                            &b,
+                            o.q,
+                            qs,
+                            head,
+                            kv,
+                            key0,
+                            Which::Keys,
+                            o.scale,
+                            p,
+                        );
+                        products(
+                            o,
+                            layout,
+                            &b,
+                            dy,
+                            qs,
+                            head,
+                            kv,
+                            key0,
+                            Which::Values,
+                            1.0,
+                            dp,
+                        );
                         for (r, i) in b.rows.clone().enumerate() {
                             let row = &mut p[r * b.columns..][..b.columns];
                             b.mask(layout, i, row, f32::NEG_INFINITY);
@@ -398,41 +586,116 @@ pub fn backward(o: &Operands, layout: &Layout, out: &[f32], lse: &[f32], dy: &[f
                         }
                         let dy_block = &dy[b.rows.start * qs + head * hd..];
                         // dV += P^T dY over the window, the prefix and the extra keys
-                        gemm_seq(seen, hd, n, 1.0, &p[b.prefix..], 1, b.columns, dy_block, qs, 1, 0.0, acc, hd);
+                        gemm_seq(
+                            seen,
+                            hd,
+                            n,
+                            1.0,
+                            &p[b.prefix..],
+                            1,
+                            b.columns,
+                            dy_block,
+                            qs,
+                            1,
+                            0.0,
+                            acc,
+                            hd,
+                        );
                         for j in 0..seen {
                             // SAFETY: key rows of segment s, columns of head kv: this task alone.
-                            axpy(unsafe { dv.slice((key0 + b.lo + j) * ks + kv * hd, hd) }, &acc[j * hd..][..hd], 1.0);
+                            axpy(
+                                unsafe { dv.slice((key0 + b.lo + j) * ks + kv * hd, hd) },
+                                &acc[j * hd..][..hd],
+                                1.0,
+                            );
                         }
                         let (part_k, part_v) = part.split_at_mut(prefix * hd);
                         if prefix > 0 {
-                            gemm_seq(prefix, hd, n, 1.0, p, 1, b.columns, dy_block, qs, 1, 1.0, part_v, hd);
+                            gemm_seq(
+                                prefix, hd, n, 1.0, p, 1, b.columns, dy_block, qs, 1, 1.0, part_v,
+                                hd,
+                            );
                         }
                         if let Some((_, ev)) = extra {
                             for (r, i) in b.rows.clone().enumerate() {
                                 for (c, j) in layout.extra[i].clone().enumerate() {
                                     // SAFETY: extra rows belong to one segment, columns to this head.
-                                    axpy(unsafe { ev.slice(j as usize * ks + kv * hd, hd) }, &dy_block[r * qs..][..hd], p[r * b.columns + b.extra_at() + c]);
+                                    axpy(
+                                        unsafe { ev.slice(j as usize * ks + kv * hd, hd) },
+                                        &dy_block[r * qs..][..hd],
+                                        p[r * b.columns + b.extra_at() + c],
+                                    );
                                 }
                             }
                         }
                         // dS = P (dP - delta), delta = dY . Y
                         for (r, i) in b.rows.clone().enumerate() {
-                            let delta = dot(&dy_block[r * qs..][..hd], &out[i * qs + head * hd..][..hd]);
+                            let delta =
+                                dot(&dy_block[r * qs..][..hd], &out[i * qs + head * hd..][..hd]);
                             let row = &mut dp[r * b.columns..][..b.columns];
                             b.mask(layout, i, row, 0.0);
                             score_gradient(&mut p[r * b.columns..][..b.columns], row, delta);
                         }
                         let q_block = &o.q[b.rows.start * qs + head * hd..];
-                        gemm_seq(seen, hd, n, o.scale, &p[b.prefix..], 1, b.columns, q_block, qs, 1, 0.0, acc, hd);
+                        gemm_seq(
+                            seen,
+                            hd,
+                            n,
+                            o.scale,
+                            &p[b.prefix..],
+                            1,
+                            b.columns,
+                            q_block,
+                            qs,
+                            1,
+                            0.0,
+                            acc,
+                            hd,
+                        );
                         for j in 0..seen {
                             // SAFETY: as for dv.
-                            axpy(unsafe { dk.slice((key0 + b.lo + j) * ks + kv * hd, hd) }, &acc[j * hd..][..hd], 1.0);
+                            axpy(
+                                unsafe { dk.slice((key0 + b.lo + j) * ks + kv * hd, hd) },
+                                &acc[j * hd..][..hd],
+                                1.0,
+                            );
                         }
-                        gemm_seq(n, hd, seen, o.scale, &p[b.prefix..], b.columns, 1, &o.k[(key0 + b.lo) * ks + kv * hd..], ks, 1, 0.0, acc, hd);
+                        gemm_seq(
+                            n,
+                            hd,
+                            seen,
+                            o.scale,
+                            &p[b.prefix..],
+                            b.columns,
+                            1,
+                            &o.k[(key0 + b.lo) * ks + kv * hd..],
+                            ks,
+                            1,
+                            0.0,
+                            acc,
+                            hd,
+                        );
                         if prefix > 0 {
-                            gemm_seq(prefix, hd, n, o.scale, p, 1, b.columns, q_block, qs, 1, 1.0, part_k, hd);
+                            gemm_seq(
+                                prefix, hd, n, o.scale, p, 1, b.columns, q_block, qs, 1, 1.0,
+                                part_k, hd,
+                            );
                             let (pk, _) = o.prefix.expect("prefix rows were counted from it");
-                            gemm_seq(n, hd, prefix, o.scale, p, b.columns, 1, &pk[kv * hd..], ks, 1, 1.0, acc, hd);
+                            gemm_seq(
+                                n,
+                                hd,
+                                prefix,
+                                o.scale,
+                                p,
+                                b.columns,
+                                1,
+                                &pk[kv * hd..],
+                                ks,
+                                1,
+                                1.0,
+                                acc,
+                                hd,
+                            );
                         }
                         for (r, i) in b.rows.clone().enumerate() {
                             // SAFETY: query rows of segment s, columns of this head: this task alone.
@@ -458,8 +721,16 @@ pub fn backward(o: &Operands, layout: &Layout, out: &[f32], lse: &[f32], dy: &[f
         for (t, part) in parts.iter().enumerate() {
             let kv = t % o.kv_heads;
             for j in 0..prefix {
-                axpy(&mut pk[j * ks + kv * hd..][..hd], &part[j * hd..][..hd], 1.0);
-                axpy(&mut pv[j * ks + kv * hd..][..hd], &part[(prefix + j) * hd..][..hd], 1.0);
+                axpy(
+                    &mut pk[j * ks + kv * hd..][..hd],
+                    &part[j * hd..][..hd],
+                    1.0,
+                );
+                axpy(
+                    &mut pv[j * ks + kv * hd..][..hd],
+                    &part[(prefix + j) * hd..][..hd],
+                    1.0,
+                );
             }
         }
     }

@@ -41,18 +41,32 @@ multiversion! {
 /// out_i = f(x_i)
 pub fn unary<F: Unary>(x: &[f32], out: &mut [f32], f: F) {
     assert_eq!(x.len(), out.len(), "unary: lengths");
-    out.par_chunks_mut(BLOCK).zip(x.par_chunks(BLOCK)).for_each(|(o, x)| unary_block(x, o, f));
+    out.par_chunks_mut(BLOCK)
+        .zip(x.par_chunks(BLOCK))
+        .for_each(|(o, x)| unary_block(x, o, f));
 }
 
 /// out_i = f(a_i, b_i)
 pub fn binary<F: Binary>(a: &[f32], b: &[f32], out: &mut [f32], f: F) {
-    assert!(a.len() == out.len() && b.len() == out.len(), "binary: lengths {} {} {}", a.len(), b.len(), out.len());
-    out.par_chunks_mut(BLOCK).zip(a.par_chunks(BLOCK)).zip(b.par_chunks(BLOCK)).for_each(|((o, a), b)| binary_block(a, b, o, f));
+    assert!(
+        a.len() == out.len() && b.len() == out.len(),
+        "binary: lengths {} {} {}",
+        a.len(),
+        b.len(),
+        out.len()
+    );
+    out.par_chunks_mut(BLOCK)
+        .zip(a.par_chunks(BLOCK))
+        .zip(b.par_chunks(BLOCK))
+        .for_each(|((o, a), b)| binary_block(a, b, o, f));
 }
 
 /// out_i = f(a_i, b_i, c_i)
 pub fn ternary<F: Ternary>(a: &[f32], b: &[f32], c: &[f32], out: &mut [f32], f: F) {
-    assert!(a.len() == out.len() && b.len() == out.len() && c.len() == out.len(), "ternary: lengths");
+    assert!(
+        a.len() == out.len() && b.len() == out.len() && c.len() == out.len(),
+        "ternary: lengths"
+    );
     out.par_chunks_mut(BLOCK)
         .zip(a.par_chunks(BLOCK))
         .zip(b.par_chunks(BLOCK))
@@ -63,7 +77,9 @@ pub fn ternary<F: Ternary>(a: &[f32], b: &[f32], c: &[f32], out: &mut [f32], f: 
 /// y_i = f(y_i, x_i), in place
 pub fn update<F: Binary>(y: &mut [f32], x: &[f32], f: F) {
     assert_eq!(x.len(), y.len(), "update: lengths");
-    y.par_chunks_mut(BLOCK).zip(x.par_chunks(BLOCK)).for_each(|(y, x)| update_block(y, x, f));
+    y.par_chunks_mut(BLOCK)
+        .zip(x.par_chunks(BLOCK))
+        .for_each(|(y, x)| update_block(y, x, f));
 }
 
 /// y += alpha x
@@ -78,7 +94,9 @@ pub fn swiglu(gate: &[f32], up: &[f32], out: &mut [f32]) {
 
 /// Gradients of [`swiglu`] with respect to gate and up.
 pub fn swiglu_backward(gate: &[f32], up: &[f32], dy: &[f32], dgate: &mut [f32], dup: &mut [f32]) {
-    ternary(gate, up, dy, dgate, |g, u, d| d * u * math::silu_derivative(g));
+    ternary(gate, up, dy, dgate, |g, u, d| {
+        d * u * math::silu_derivative(g)
+    });
     binary(gate, dy, dup, |g, d| d * math::silu(g));
 }
 
@@ -87,7 +105,12 @@ pub const ROW_BLOCK: usize = 128;
 
 /// out[j] += sum over rows of f(row)[j], where `f` adds one row's part into its argument. Fixed blocks of
 /// rows are summed in parallel and combined in order.
-pub fn reduce_rows(rows: usize, cols: usize, out: &mut [f32], f: impl Fn(usize, &mut [f32]) + Sync) {
+pub fn reduce_rows(
+    rows: usize,
+    cols: usize,
+    out: &mut [f32],
+    f: impl Fn(usize, &mut [f32]) + Sync,
+) {
     let parts: Vec<Vec<f32>> = (0..rows.div_ceil(ROW_BLOCK))
         .into_par_iter()
         .map(|b| {
@@ -107,7 +130,10 @@ pub fn reduce_rows(rows: usize, cols: usize, out: &mut [f32], f: impl Fn(usize, 
 
 /// Sum of squares in f64, over fixed blocks.
 pub fn sum_sq(x: &[f32]) -> f64 {
-    let parts: Vec<f64> = x.par_chunks(BLOCK).map(|c| c.chunks(1024).map(|c| f64::from(dot(c, c))).sum()).collect();
+    let parts: Vec<f64> = x
+        .par_chunks(BLOCK)
+        .map(|c| c.chunks(1024).map(|c| f64::from(dot(c, c))).sum())
+        .collect();
     parts.into_iter().sum()
 }
 
@@ -134,7 +160,10 @@ multiversion! {
 
 /// Row-wise softmax of x [N, D]; `lse` [N] receives the log-sum-exp of each row.
 pub fn softmax(x: &[f32], cols: usize, out: &mut [f32], lse: &mut [f32]) {
-    out.par_chunks_mut(cols).zip(x.par_chunks(cols)).zip(lse.par_iter_mut()).for_each(|((o, x), l)| *l = softmax_row(x, o));
+    out.par_chunks_mut(cols)
+        .zip(x.par_chunks(cols))
+        .zip(lse.par_iter_mut())
+        .for_each(|((o, x), l)| *l = softmax_row(x, o));
 }
 
 multiversion! {

@@ -33,24 +33,59 @@ multiversion! {
 }
 
 /// nll [N] and the log-sum-exp of each row [N], for h [N, W], table [V, W], targets [N].
-pub fn cross_entropy(h: &[f32], table: &[f32], width: usize, targets: &[u32], nll: &mut [f32], lse: &mut [f32]) {
+pub fn cross_entropy(
+    h: &[f32],
+    table: &[f32],
+    width: usize,
+    targets: &[u32],
+    nll: &mut [f32],
+    lse: &mut [f32],
+) {
     let v = table.len() / width;
     let n = targets.len();
     let mut logits = vec![0.0; ROWS.min(n) * v];
     for lo in (0..n).step_by(ROWS) {
         let rows = ROWS.min(n - lo);
         let block = &mut logits[..rows * v];
-        gemm(rows, v, width, 1.0, &h[lo * width..], width, 1, table, 1, width, 0.0, block, v);
-        nll[lo..lo + rows].par_iter_mut().zip(lse[lo..lo + rows].par_iter_mut()).zip(block.par_chunks(v)).enumerate().for_each(|(i, ((nll, lse), x))| {
-            *lse = log_sum_exp(x);
-            *nll = *lse - x[targets[lo + i] as usize];
-        });
+        gemm(
+            rows,
+            v,
+            width,
+            1.0,
+            &h[lo * width..],
+            width,
+            1,
+            table,
+            1,
+            width,
+            0.0,
+            block,
+            v,
+        );
+        nll[lo..lo + rows]
+            .par_iter_mut()
+            .zip(lse[lo..lo + rows].par_iter_mut())
+            .zip(block.par_chunks(v))
+            .enumerate()
+            .for_each(|(i, ((nll, lse), x))| {
+                *lse = log_sum_exp(x);
+                *nll = *lse - x[targets[lo + i] as usize];
+            });
     }
 }
 
 /// Adds to dh [N, W] and dtable [V, W] the gradient of sum_i weight_i nll_i. Rows of weight zero are skipped.
 #[allow(clippy::too_many_arguments)]
-pub fn cross_entropy_backward(h: &[f32], table: &[f32], width: usize, targets: &[u32], lse: &[f32], weight: &[f32], dh: &mut [f32], dtable: &mut [f32]) {
+pub fn cross_entropy_backward(
+    h: &[f32],
+    table: &[f32],
+    width: usize,
+    targets: &[u32],
+    lse: &[f32],
+    weight: &[f32],
+    dh: &mut [f32],
+    dtable: &mut [f32],
+) {
     let v = table.len() / width;
     // Only rows that carry loss take part.
     let live: Vec<usize> = (0..targets.len()).filter(|&i| weight[i] != 0.0).collect();
@@ -63,13 +98,22 @@ pub fn cross_entropy_backward(h: &[f32], table: &[f32], width: usize, targets: &
             dst.copy_from_slice(&h[i * width..][..width]);
         }
         let block = &mut logits[..r * v];
-        gemm(r, v, width, 1.0, &hb, width, 1, table, 1, width, 0.0, block, v);
-        block.par_chunks_mut(v).zip(rows.par_iter()).for_each(|(x, &i)| {
-            probabilities(x, lse[i], weight[i]);
-            x[targets[i] as usize] -= weight[i];
-        });
-        gemm(r, width, v, 1.0, block, v, 1, table, width, 1, 0.0, &mut dhb, width);
-        gemm(v, width, r, 1.0, block, 1, v, &hb, width, 1, 1.0, dtable, width);
+        gemm(
+            r, v, width, 1.0, &hb, width, 1, table, 1, width, 0.0, block, v,
+        );
+        block
+            .par_chunks_mut(v)
+            .zip(rows.par_iter())
+            .for_each(|(x, &i)| {
+                probabilities(x, lse[i], weight[i]);
+                x[targets[i] as usize] -= weight[i];
+            });
+        gemm(
+            r, width, v, 1.0, block, v, 1, table, width, 1, 0.0, &mut dhb, width,
+        );
+        gemm(
+            v, width, r, 1.0, block, 1, v, &hb, width, 1, 1.0, dtable, width,
+        );
         for (src, &i) in dhb.chunks(width).zip(rows) {
             for (d, s) in dh[i * width..][..width].iter_mut().zip(src) {
                 *d += s;

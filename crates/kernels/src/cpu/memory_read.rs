@@ -23,9 +23,19 @@ fn runs(of_row: &[u32]) -> Vec<(usize, Range<usize>)> {
 }
 
 /// Applies `f(state, rows, q of the rows, out of the rows)` to every run, in parallel.
-fn for_each_run(shape: MemoryShape, of_row: &[u32], out: &mut [f32], f: impl Fn(usize, Range<usize>, &mut [f32]) + Sync) {
+fn for_each_run(
+    shape: MemoryShape,
+    of_row: &[u32],
+    out: &mut [f32],
+    f: impl Fn(usize, Range<usize>, &mut [f32]) + Sync,
+) {
     let d = shape.row_len();
-    assert_eq!(out.len(), of_row.len() * d, "memory read: {} rows", of_row.len());
+    assert_eq!(
+        out.len(),
+        of_row.len() * d,
+        "memory read: {} rows",
+        of_row.len()
+    );
     let mut rest = out;
     let mut tasks = Vec::new();
     for (state, rows) in runs(of_row) {
@@ -33,7 +43,9 @@ fn for_each_run(shape: MemoryShape, of_row: &[u32], out: &mut [f32], f: impl Fn(
         tasks.push((state, rows, front));
         rest = back;
     }
-    tasks.into_par_iter().for_each(|(state, rows, out)| f(state, rows, out));
+    tasks
+        .into_par_iter()
+        .for_each(|(state, rows, out)| f(state, rows, out));
 }
 
 /// out [N, H hd], for q [N, H hd].
@@ -42,30 +54,113 @@ pub fn read_rows(shape: MemoryShape, states: &[State], of_row: &[u32], q: &[f32]
     for_each_run(shape, of_row, out, |state, rows, out| {
         let mut a = vec![0.0; rows.len() * slots];
         for h in 0..shape.heads {
-            let (keys, values) = (&states[state].keys[h * slots * hd..], &states[state].values[h * slots * hd..]);
-            gemm_seq(rows.len(), slots, hd, 1.0, &q[rows.start * d + h * hd..], d, 1, keys, 1, hd, 0.0, &mut a, slots);
+            let (keys, values) = (
+                &states[state].keys[h * slots * hd..],
+                &states[state].values[h * slots * hd..],
+            );
+            gemm_seq(
+                rows.len(),
+                slots,
+                hd,
+                1.0,
+                &q[rows.start * d + h * hd..],
+                d,
+                1,
+                keys,
+                1,
+                hd,
+                0.0,
+                &mut a,
+                slots,
+            );
             for x in &mut a {
                 *x = math::silu(*x);
             }
-            gemm_seq(rows.len(), hd, slots, 1.0, &a, slots, 1, values, hd, 1, 0.0, &mut out[h * hd..], d);
+            gemm_seq(
+                rows.len(),
+                hd,
+                slots,
+                1.0,
+                &a,
+                slots,
+                1,
+                values,
+                hd,
+                1,
+                0.0,
+                &mut out[h * hd..],
+                d,
+            );
         }
     });
 }
 
 /// dq [N, H hd] is overwritten.
-pub fn read_rows_backward(shape: MemoryShape, states: &[State], of_row: &[u32], q: &[f32], dout: &[f32], dq: &mut [f32]) {
+pub fn read_rows_backward(
+    shape: MemoryShape,
+    states: &[State],
+    of_row: &[u32],
+    q: &[f32],
+    dout: &[f32],
+    dq: &mut [f32],
+) {
     let (d, hd, slots) = (shape.row_len(), shape.width, shape.slots);
     for_each_run(shape, of_row, dq, |state, rows, dq| {
         let (mut a, mut g) = (vec![0.0; rows.len() * slots], vec![0.0; rows.len() * slots]);
         for h in 0..shape.heads {
-            let (keys, values) = (&states[state].keys[h * slots * hd..], &states[state].values[h * slots * hd..]);
+            let (keys, values) = (
+                &states[state].keys[h * slots * hd..],
+                &states[state].values[h * slots * hd..],
+            );
             let at = rows.start * d + h * hd;
-            gemm_seq(rows.len(), slots, hd, 1.0, &q[at..], d, 1, keys, 1, hd, 0.0, &mut a, slots);
-            gemm_seq(rows.len(), slots, hd, 1.0, &dout[at..], d, 1, values, 1, hd, 0.0, &mut g, slots);
+            gemm_seq(
+                rows.len(),
+                slots,
+                hd,
+                1.0,
+                &q[at..],
+                d,
+                1,
+                keys,
+                1,
+                hd,
+                0.0,
+                &mut a,
+                slots,
+            );
+            gemm_seq(
+                rows.len(),
+                slots,
+                hd,
+                1.0,
+                &dout[at..],
+                d,
+                1,
+                values,
+                1,
+                hd,
+                0.0,
+                &mut g,
+                slots,
+            );
             for (g, a) in g.iter_mut().zip(&a) {
                 *g *= math::silu_derivative(*a);
             }
-            gemm_seq(rows.len(), hd, slots, 1.0, &g, slots, 1, keys, hd, 1, 0.0, &mut dq[h * hd..], d);
+            gemm_seq(
+                rows.len(),
+                hd,
+                slots,
+                1.0,
+                &g,
+                slots,
+                1,
+                keys,
+                hd,
+                1,
+                0.0,
+                &mut dq[h * hd..],
+                d,
+            );
         }
     });
 }

@@ -35,11 +35,22 @@ multiversion! {
 /// y [N, D] and the reciprocal root mean square of each row [N].
 pub fn rms_norm(x: &[f32], w: &[f32], eps: f32, y: &mut [f32], rstd: &mut [f32]) {
     let d = w.len();
-    y.par_chunks_mut(d).zip(x.par_chunks(d)).zip(rstd.par_iter_mut()).with_min_len(16).for_each(|((y, x), r)| *r = rms_row(x, w, eps, y));
+    y.par_chunks_mut(d)
+        .zip(x.par_chunks(d))
+        .zip(rstd.par_iter_mut())
+        .with_min_len(16)
+        .for_each(|((y, x), r)| *r = rms_row(x, w, eps, y));
 }
 
 /// dx is overwritten, dw is added to.
-pub fn rms_norm_backward(x: &[f32], w: &[f32], rstd: &[f32], dy: &[f32], dx: &mut [f32], dw: &mut [f32]) {
+pub fn rms_norm_backward(
+    x: &[f32],
+    w: &[f32],
+    rstd: &[f32],
+    dy: &[f32],
+    dx: &mut [f32],
+    dw: &mut [f32],
+) {
     let d = w.len();
     dx.par_chunks_mut(d)
         .zip(x.par_chunks(d))
@@ -47,7 +58,9 @@ pub fn rms_norm_backward(x: &[f32], w: &[f32], rstd: &[f32], dy: &[f32], dx: &mu
         .zip(rstd.par_iter())
         .with_min_len(16)
         .for_each(|(((dx, x), dy), r)| rms_backward_row(x, w, *r, dy, dx));
-    reduce_rows(rstd.len(), d, dw, |i, acc| accumulate_scaled(acc, &x[i * d..][..d], &dy[i * d..][..d], rstd[i]));
+    reduce_rows(rstd.len(), d, dw, |i, acc| {
+        accumulate_scaled(acc, &x[i * d..][..d], &dy[i * d..][..d], rstd[i])
+    });
 }
 
 /// Cosines and sines of the rotary embedding for N rows: two slices of [N, hd/2].
@@ -60,15 +73,27 @@ pub struct Rotation<'a> {
 }
 
 /// Fills the rotary tables: frequency i of hd/2 is theta^(-2 i / hd).
-pub fn rotation_table(positions: &[u32], half: usize, theta: f64, cos: &mut [f32], sin: &mut [f32]) {
-    let frequencies: Vec<f64> = (0..half).map(|i| theta.powf(-(i as f64) / half as f64)).collect();
-    cos.par_chunks_mut(half).zip(sin.par_chunks_mut(half)).zip(positions.par_iter()).with_min_len(64).for_each(|((c, s), &p)| {
-        for i in 0..half {
-            let (sin, cos) = (f64::from(p) * frequencies[i]).sin_cos();
-            c[i] = cos as f32;
-            s[i] = sin as f32;
-        }
-    });
+pub fn rotation_table(
+    positions: &[u32],
+    half: usize,
+    theta: f64,
+    cos: &mut [f32],
+    sin: &mut [f32],
+) {
+    let frequencies: Vec<f64> = (0..half)
+        .map(|i| theta.powf(-(i as f64) / half as f64))
+        .collect();
+    cos.par_chunks_mut(half)
+        .zip(sin.par_chunks_mut(half))
+        .zip(positions.par_iter())
+        .with_min_len(64)
+        .for_each(|((c, s), &p)| {
+            for i in 0..half {
+                let (sin, cos) = (f64::from(p) * frequencies[i]).sin_cos();
+                c[i] = cos as f32;
+                s[i] = sin as f32;
+            }
+        });
 }
 
 multiversion! {
@@ -88,7 +113,14 @@ multiversion! {
 const HEAD_EPS: f32 = 1e-6;
 
 /// Per-head normalisation with gain (when given) and rotation (when given) of x [N, H hd]; `rstd` [N, H].
-pub fn head_norm_rope(x: &[f32], heads: usize, gain: Option<&[f32]>, rotation: Option<Rotation>, y: &mut [f32], rstd: &mut [f32]) {
+pub fn head_norm_rope(
+    x: &[f32],
+    heads: usize,
+    gain: Option<&[f32]>,
+    rotation: Option<Rotation>,
+    y: &mut [f32],
+    rstd: &mut [f32],
+) {
     let rows = rstd.len() / heads;
     if rows == 0 {
         return;
@@ -96,32 +128,54 @@ pub fn head_norm_rope(x: &[f32], heads: usize, gain: Option<&[f32]>, rotation: O
     let d = x.len() / rows;
     let hd = d / heads;
     let half = hd / 2;
-    y.par_chunks_mut(d).zip(x.par_chunks(d)).zip(rstd.par_chunks_mut(heads)).enumerate().with_min_len(16).for_each(|(i, ((y, x), r))| {
-        let mut buffer = vec![0.0; hd];
-        for h in 0..heads {
-            let (x, y) = (&x[h * hd..][..hd], &mut y[h * hd..][..hd]);
-            r[h] = gain.map_or(1.0, |_| 1.0 / (super::elementwise::dot(x, x) / hd as f32 + HEAD_EPS).sqrt());
-            let f = gain.map_or(1.0, |g| g[h] * r[h]);
-            match rotation {
-                Some(rot) => {
-                    for (b, &x) in buffer.iter_mut().zip(x) {
-                        *b = x * f;
+    y.par_chunks_mut(d)
+        .zip(x.par_chunks(d))
+        .zip(rstd.par_chunks_mut(heads))
+        .enumerate()
+        .with_min_len(16)
+        .for_each(|(i, ((y, x), r))| {
+            let mut buffer = vec![0.0; hd];
+            for h in 0..heads {
+                let (x, y) = (&x[h * hd..][..hd], &mut y[h * hd..][..hd]);
+                r[h] = gain.map_or(1.0, |_| {
+                    1.0 / (super::elementwise::dot(x, x) / hd as f32 + HEAD_EPS).sqrt()
+                });
+                let f = gain.map_or(1.0, |g| g[h] * r[h]);
+                match rotation {
+                    Some(rot) => {
+                        for (b, &x) in buffer.iter_mut().zip(x) {
+                            *b = x * f;
+                        }
+                        rotate(
+                            &buffer,
+                            &rot.cos[i * half..][..half],
+                            &rot.sin[i * half..][..half],
+                            1.0,
+                            y,
+                        );
                     }
-                    rotate(&buffer, &rot.cos[i * half..][..half], &rot.sin[i * half..][..half], 1.0, y);
-                }
-                None => {
-                    for (y, &x) in y.iter_mut().zip(x) {
-                        *y = x * f;
+                    None => {
+                        for (y, &x) in y.iter_mut().zip(x) {
+                            *y = x * f;
+                        }
                     }
                 }
             }
-        }
-    });
+        });
 }
 
 /// Backward of [`head_norm_rope`]: dx is overwritten, dgain [H] is added to.
 #[allow(clippy::too_many_arguments)]
-pub fn head_norm_rope_backward(x: &[f32], heads: usize, gain: Option<&[f32]>, rotation: Option<Rotation>, rstd: &[f32], dy: &[f32], dx: &mut [f32], dgain: &mut [f32]) {
+pub fn head_norm_rope_backward(
+    x: &[f32],
+    heads: usize,
+    gain: Option<&[f32]>,
+    rotation: Option<Rotation>,
+    rstd: &[f32],
+    dy: &[f32],
+    dx: &mut [f32],
+    dgain: &mut [f32],
+) {
     let rows = rstd.len() / heads;
     if rows == 0 {
         return;
@@ -131,25 +185,35 @@ pub fn head_norm_rope_backward(x: &[f32], heads: usize, gain: Option<&[f32]>, ro
     let half = hd / 2;
     // Per row and head: sum of (unrotated dy) * x * r, the gradient of the gain.
     let mut parts = vec![0.0; rstd.len()];
-    dx.par_chunks_mut(d).zip(parts.par_chunks_mut(heads)).enumerate().with_min_len(16).for_each(|(i, (dx, parts))| {
-        for h in 0..heads {
-            let at = i * d + h * hd;
-            let (x, dy, dx) = (&x[at..][..hd], &dy[at..][..hd], &mut dx[h * hd..][..hd]);
-            match rotation {
-                Some(rot) => rotate(dy, &rot.cos[i * half..][..half], &rot.sin[i * half..][..half], -1.0, dx),
-                None => dx.copy_from_slice(dy),
-            }
-            if let Some(gain) = gain {
-                let r = rstd[i * heads + h];
-                let along = super::elementwise::dot(dx, x);
-                parts[h] = along * r;
-                let c = along * r * r / hd as f32;
-                for (d, &x) in dx.iter_mut().zip(x) {
-                    *d = gain[h] * r * (*d - x * c);
+    dx.par_chunks_mut(d)
+        .zip(parts.par_chunks_mut(heads))
+        .enumerate()
+        .with_min_len(16)
+        .for_each(|(i, (dx, parts))| {
+            for h in 0..heads {
+                let at = i * d + h * hd;
+                let (x, dy, dx) = (&x[at..][..hd], &dy[at..][..hd], &mut dx[h * hd..][..hd]);
+                match rotation {
+                    Some(rot) => rotate(
+                        dy,
+                        &rot.cos[i * half..][..half],
+                        &rot.sin[i * half..][..half],
+                        -1.0,
+                        dx,
+                    ),
+                    None => dx.copy_from_slice(dy),
+                }
+                if let Some(gain) = gain {
+                    let r = rstd[i * heads + h];
+                    let along = super::elementwise::dot(dx, x);
+                    parts[h] = along * r;
+                    let c = along * r * r / hd as f32;
+                    for (d, &x) in dx.iter_mut().zip(x) {
+                        *d = gain[h] * r * (*d - x * c);
+                    }
                 }
             }
-        }
-    });
+        });
     if gain.is_some() {
         reduce_rows(rows, heads, dgain, |i, acc| {
             for (a, p) in acc.iter_mut().zip(&parts[i * heads..][..heads]) {

@@ -21,23 +21,37 @@ fn later_tokens_never_move_earlier_logits() {
         depths[cut..].copy_from_slice(&d.depths(n - cut, c.passes));
         for (name, a, b, slack) in [
             ("full", Depth::Full, Depth::Full, 0.0),
-            ("per token", Depth::PerToken(&first), Depth::PerToken(&depths), 1e-5),
+            (
+                "per token",
+                Depth::PerToken(&first),
+                Depth::PerToken(&depths),
+                1e-5,
+            ),
             ("halting", Depth::Halting, Depth::Halting, 1e-5),
         ] {
             let (before, ran) = logits(&m, &Batch::single(&text), a);
             let (after, ran_after) = logits(&m, &Batch::single(&other), b);
             let kept = cut * c.vocab;
             let d = distance(&before[..kept], &after[..kept]);
-            assert!(d <= slack, "seed {seed}, {name}: logits before row {cut} of {n} moved by {d}; {c:?}");
+            assert!(
+                d <= slack,
+                "seed {seed}, {name}: logits before row {cut} of {n} moved by {d}; {c:?}"
+            );
             assert_eq!(ran[..cut], ran_after[..cut], "seed {seed}, {name}: depths");
             moved += usize::from(distance(&before[kept..], &after[kept..]) > 1e-3);
             // A shorter text is the same text so far.
             let (short, _) = logits(&m, &Batch::single(&text[..cut]), a_of(a, cut));
             let d = distance(&before[..kept], &short);
-            assert!(d <= 1e-5, "seed {seed}, {name}: cutting the text at {cut} of {n} moves logits by {d}; {c:?}");
+            assert!(
+                d <= 1e-5,
+                "seed {seed}, {name}: cutting the text at {cut} of {n} moves logits by {d}; {c:?}"
+            );
         }
     }
-    assert!(moved > 150, "the changed tokens themselves moved logits in only {moved} of 180 cases");
+    assert!(
+        moved > 150,
+        "the changed tokens themselves moved logits in only {moved} of 180 cases"
+    );
 }
 
 /// The same depth for the first `n` rows.
@@ -55,7 +69,11 @@ fn a_fixed_depth_is_that_depth_for_every_token() {
         let text = Draw::new(seed, "fixed").tokens(9, m.config.vocab);
         for passes in 1..=m.config.passes {
             let (a, ran) = logits(&m, &Batch::single(&text), Depth::Fixed(passes));
-            let (b, _) = logits(&m, &Batch::single(&text), Depth::PerToken(&[passes as u8; 9]));
+            let (b, _) = logits(
+                &m,
+                &Batch::single(&text),
+                Depth::PerToken(&[passes as u8; 9]),
+            );
             assert_eq!(a, b, "seed {seed}, {passes} passes");
             assert_eq!(ran, [passes as u8; 9]);
         }
@@ -77,10 +95,16 @@ fn a_higher_threshold_halts_earlier() {
             let (_, ran) = logits(&m, &Batch::single(&text), Depth::Halting);
             ran.iter().for_each(|&d| seen[d as usize] += 1);
             let first = ran.iter().filter(|&&d| d > 1).count() as f32;
-            assert!(first <= before, "seed {seed}: {first} tokens went on at {threshold}, {before} below it");
+            assert!(
+                first <= before,
+                "seed {seed}: {first} tokens went on at {threshold}, {before} below it"
+            );
             before = first;
         }
         assert_eq!(before, 0.0, "no token goes on at a threshold of 1");
     }
-    assert!(seen[0] == 0 && seen[1..].iter().all(|&n| n > 100), "depths seen: {seen:?}");
+    assert!(
+        seen[0] == 0 && seen[1..].iter().all(|&n| n > 100),
+        "depths seen: {seen:?}"
+    );
 }

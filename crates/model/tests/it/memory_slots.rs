@@ -7,13 +7,21 @@ use tensor::Tensor;
 
 /// The model with `more` zero slots a head in every memory.
 fn padded(m: &Cognate, more: usize) -> Cognate {
-    let (heads, old, width) = (m.config.heads, m.config.slots_per_head(), m.config.head_width());
+    let (heads, old, width) = (
+        m.config.heads,
+        m.config.slots_per_head(),
+        m.config.head_width(),
+    );
     let mut config = m.config.clone();
     config.slots = heads * (old + more);
     let mut wide = Cognate::new(config, 0);
     for (name, t) in m.params.iter() {
         let t = if name.ends_with("memory.keys") || name.ends_with("memory.values") {
-            let values = t.to_vec().chunks(old * width).flat_map(|head| head.iter().copied().chain(vec![0.0; more * width])).collect();
+            let values = t
+                .to_vec()
+                .chunks(old * width)
+                .flat_map(|head| head.iter().copied().chain(vec![0.0; more * width]))
+                .collect();
             Tensor::from_vec(values, &[heads, old + more, width])
         } else {
             t.clone()
@@ -28,7 +36,12 @@ fn zero_slots_change_nothing() {
     let (mut memories, mut noticed) = (0, 0);
     for seed in 0..40 {
         let m = model(seed);
-        let live = m.config.blocks.iter().filter(|b| b.memory && b.scale != 0.0).count();
+        let live = m
+            .config
+            .blocks
+            .iter()
+            .filter(|b| b.memory && b.scale != 0.0)
+            .count();
         memories += live;
         let text = Draw::new(seed, "padding").tokens(4 * m.config.chunk + 1, m.config.vocab);
         let batch = Batch::single(&text);
@@ -42,19 +55,38 @@ fn zero_slots_change_nothing() {
         keyed.config.theta_max = 0.3;
         let mut same = m.clone();
         same.config.theta_max = 0.3;
-        let names: Vec<String> = keyed.params.names().iter().filter(|n| n.ends_with("memory.keys")).cloned().collect();
+        let names: Vec<String> = keyed
+            .params
+            .names()
+            .iter()
+            .filter(|n| n.ends_with("memory.keys"))
+            .cloned()
+            .collect();
         for name in names {
             let mut keys = keyed.params.get(&name).clone();
             let zeros: Vec<bool> = keys.to_vec().iter().map(|&x| x == 0.0).collect();
-            keys = Tensor::from_vec(keys.to_vec().iter().zip(zeros).map(|(&x, z)| if z { 1.0 } else { x }).collect(), keys.dims());
+            keys = Tensor::from_vec(
+                keys.to_vec()
+                    .iter()
+                    .zip(zeros)
+                    .map(|(&x, z)| if z { 1.0 } else { x })
+                    .collect(),
+                keys.dims(),
+            );
             keyed.params.set(&name, keys);
         }
         let (c, _) = logits(&keyed, &batch, Depth::Full);
         let (a, _) = logits(&same, &batch, Depth::Full);
         noticed += usize::from(distance(&a, &c) > 1e-5);
     }
-    assert!(memories > 30, "only {memories} memories among the random models");
-    assert!(noticed > 15, "slots with keys of their own changed only {noticed} models");
+    assert!(
+        memories > 30,
+        "only {memories} memories among the random models"
+    );
+    assert!(
+        noticed > 15,
+        "slots with keys of their own changed only {noticed} models"
+    );
 }
 
 #[test]
@@ -73,8 +105,15 @@ fn writes_reach_later_chunks() {
         m.config.theta_max = 0.0;
         let (off, _) = logits(&m, &Batch::single(&text), Depth::Full);
         let first = m.config.chunk * m.config.vocab;
-        assert_eq!(on[..first], off[..first], "seed {seed}: reads of the first chunk see the learned slots");
-        assert!(distance(&on[first..], &off[first..]) > 1e-6, "seed {seed}: writes never reach a reader");
+        assert_eq!(
+            on[..first],
+            off[..first],
+            "seed {seed}: reads of the first chunk see the learned slots"
+        );
+        assert!(
+            distance(&on[first..], &off[first..]) > 1e-6,
+            "seed {seed}: writes never reach a reader"
+        );
         seen += 1;
     }
     assert!(seen > 10);

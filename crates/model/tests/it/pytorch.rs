@@ -8,11 +8,19 @@ use std::collections::BTreeMap;
 use tensor::{Grads, Tape, Tensor};
 
 pub(crate) fn numbers(v: &Value) -> Vec<f32> {
-    v.as_array().unwrap().iter().map(|x| x.as_f64().unwrap() as f32).collect()
+    v.as_array()
+        .unwrap()
+        .iter()
+        .map(|x| x.as_f64().unwrap() as f32)
+        .collect()
 }
 
 pub(crate) fn whole(v: &Value) -> Vec<u32> {
-    v.as_array().unwrap().iter().map(|x| x.as_u64().unwrap() as u32).collect()
+    v.as_array()
+        .unwrap()
+        .iter()
+        .map(|x| x.as_u64().unwrap() as u32)
+        .collect()
 }
 
 pub(crate) fn tensors(v: &Value) -> BTreeMap<String, Tensor> {
@@ -20,7 +28,11 @@ pub(crate) fn tensors(v: &Value) -> BTreeMap<String, Tensor> {
         let dims: Vec<usize> = whole(&t["dims"]).iter().map(|&d| d as usize).collect();
         Tensor::from_vec(numbers(&t["values"]), &dims)
     };
-    v.as_object().unwrap().iter().map(|(n, t)| (n.clone(), one(t))).collect()
+    v.as_object()
+        .unwrap()
+        .iter()
+        .map(|(n, t)| (n.clone(), one(t)))
+        .collect()
 }
 
 fn reference() -> (Value, Cognate, Batch) {
@@ -28,17 +40,32 @@ fn reference() -> (Value, Cognate, Batch) {
     let config: Config = serde_json::from_value(json["config"].clone()).unwrap();
     config.validate().unwrap();
     let params = Params::from_named(&config, tensors(&json["weights"]), |_| false, 0).unwrap();
-    let texts: Vec<Vec<u32>> = json["texts"].as_array().unwrap().iter().map(whole).collect();
+    let texts: Vec<Vec<u32>> = json["texts"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(whole)
+        .collect();
     let starts = whole(&json["starts"]);
     let batch = Batch::new(texts.iter().zip(starts).map(|(t, s)| (&t[..], s)));
-    (json, Cognate { params, ..Cognate::empty(config) }, batch)
+    (
+        json,
+        Cognate {
+            params,
+            ..Cognate::empty(config)
+        },
+        batch,
+    )
 }
 
 #[test]
 fn logits_and_gates_are_those_of_pytorch() {
     let (json, m, batch) = reference();
     let depths: Vec<u8> = whole(&json["depths"]).iter().map(|&d| d as u8).collect();
-    for (name, depth) in [("full", Depth::Full), ("per_token", Depth::PerToken(&depths))] {
+    for (name, depth) in [
+        ("full", Depth::Full),
+        ("per_token", Depth::PerToken(&depths)),
+    ] {
         let tape = Tape::inference();
         let p = Bound::new(&tape, &m.params);
         let out = m.forward(&p, &batch, depth, None, false);
@@ -46,7 +73,10 @@ fn logits_and_gates_are_those_of_pytorch() {
         let x = distance(&logits, &numbers(&json[name]["logits"]));
         assert!(x < 1e-4, "{name}: logits differ by {x}");
         for (pass, (_, gate)) in out.gates.into_iter().enumerate() {
-            let x = distance(&tape.value(gate).to_vec(), &numbers(&json[name]["gates"][pass]));
+            let x = distance(
+                &tape.value(gate).to_vec(),
+                &numbers(&json[name]["gates"][pass]),
+            );
             assert!(x < 1e-4, "{name}: gates after pass {pass} differ by {x}");
         }
     }
@@ -56,7 +86,10 @@ fn logits_and_gates_are_those_of_pytorch() {
 fn halting_decides_as_pytorch_does() {
     let (json, m, batch) = reference();
     let (_, ran) = crate::sample::logits(&m, &batch, Depth::Halting);
-    assert_eq!(ran.iter().map(|&d| u32::from(d)).collect::<Vec<_>>(), whole(&json["halting"]));
+    assert_eq!(
+        ran.iter().map(|&d| u32::from(d)).collect::<Vec<_>>(),
+        whole(&json["halting"])
+    );
 }
 
 #[test]
@@ -66,7 +99,11 @@ fn gradients_are_those_of_pytorch() {
     let tape = Tape::new();
     let p = Bound::new(&tape, &m.params);
     let out = m.forward(&p, &batch, Depth::PerToken(&depths), None, false);
-    let nll = tape.cross_entropy(out.hidden, p.var("embed.weight"), whole(&json["targets"]).into());
+    let nll = tape.cross_entropy(
+        out.hidden,
+        p.var("embed.weight"),
+        whole(&json["targets"]).into(),
+    );
     let mut loss = tape.mean(nll);
     for (_, gate) in out.gates {
         loss = tape.add(loss, tape.scale(tape.sum(gate), 0.01));
@@ -76,9 +113,15 @@ fn gradients_are_those_of_pytorch() {
     tape.backward(loss, &mut grads);
     for (slot, name) in m.params.names().iter().enumerate() {
         let expected = numbers(&json["gradients"][name]);
-        let got = grads.get(slot).unwrap_or_else(|| panic!("{name}: no gradient")).to_vec();
+        let got = grads
+            .get(slot)
+            .unwrap_or_else(|| panic!("{name}: no gradient"))
+            .to_vec();
         let scale = expected.iter().fold(1e-3f32, |m, x| m.max(x.abs()));
         let x = distance(&got, &expected);
-        assert!(x < 2e-4 * scale, "{name}: gradients differ by {x}, the largest is {scale}");
+        assert!(
+            x < 2e-4 * scale,
+            "{name}: gradients differ by {x}, the largest is {scale}"
+        );
     }
 }

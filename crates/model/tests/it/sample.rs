@@ -15,7 +15,10 @@ pub(crate) struct Draw {
 
 impl Draw {
     pub(crate) fn new(seed: u64, purpose: &str) -> Self {
-        Self { random: Counted::new(seed, purpose, 0), at: Cell::new(0) }
+        Self {
+            random: Counted::new(seed, purpose, 0),
+            at: Cell::new(0),
+        }
     }
 
     fn next(&self) -> u64 {
@@ -52,15 +55,31 @@ pub(crate) fn config(seed: u64) -> Config {
     let heads = d.choose(&[1, 2, 3]);
     let width = heads * d.choose(&[2, 4, 6, 8]);
     let passes = d.between(1, 3);
-    let mut c = Config::new(d.between(5, 23), width, heads, d.between(3, 17), heads * d.between(1, 5), passes);
+    let mut c = Config::new(
+        d.between(5, 23),
+        width,
+        heads,
+        d.between(3, 17),
+        heads * d.between(1, 5),
+        passes,
+    );
     c.window = d.between(3, 11);
     c.prefix = d.below(4);
     c.chunk = d.choose(&[3, 4, 8]);
     c.theta_max = d.choose(&[1.0 / 32.0, 0.3]);
     c.act_threshold = d.choose(&[0.9, 0.95, 0.97]);
-    c.exit = (1..passes).map(|i| ExitScale { median: 0.2 * i as f32 - 0.3, deviation: 0.8 + 0.2 * i as f32 }).collect();
+    c.exit = (1..passes)
+        .map(|i| ExitScale {
+            median: 0.2 * i as f32 - 0.3,
+            deviation: 0.8 + 0.2 * i as f32,
+        })
+        .collect();
     let scale = || d.choose(&[1.0, 1.0, 1.0, 0.5, -0.7, 0.0]);
-    let block = |part, memory| Block { part, memory, scale: scale() };
+    let block = |part, memory| Block {
+        part,
+        memory,
+        scale: scale(),
+    };
     c.blocks.clear();
     for _ in 0..d.below(3) {
         c.blocks.push(block(Part::Stem, d.below(3) > 0));
@@ -101,7 +120,10 @@ pub(crate) fn logits(model: &Cognate, batch: &Batch, depth: Depth) -> (Vec<f32>,
     let tape = Tape::inference();
     let p = Bound::new(&tape, &model.params);
     let out = model.forward(&p, batch, depth, None, false);
-    (tape.value(model.logits(&p, out.hidden)).to_vec(), out.depths)
+    (
+        tape.value(model.logits(&p, out.hidden)).to_vec(),
+        out.depths,
+    )
 }
 
 /// The largest difference of two lists.

@@ -11,8 +11,18 @@ fn by_formula(c: &Config) -> usize {
     let block = 4 * w * w + 3 * w * f + 2 * w + 2 * h + 2 * p * w;
     let memory = 3 * (w * w + 4 * w) + 2 * c.slots * (w / h) + 3 * h * (w + 1) + 2 * w * w + 3 * w;
     let memories = c.blocks.iter().filter(|b| b.memory).count();
-    let mixing = if c.mixing > 0 { c.mixing * (2 * w + 2) + 1 + 2 * w } else { 0 };
-    c.vocab * w + c.blocks.len() * block + memories * memory + 4 * w * w + 3 * w + (c.passes - 1) * (w + 1) + mixing
+    let mixing = if c.mixing > 0 {
+        c.mixing * (2 * w + 2) + 1 + 2 * w
+    } else {
+        0
+    };
+    c.vocab * w
+        + c.blocks.len() * block
+        + memories * memory
+        + 4 * w * w
+        + 3 * w
+        + (c.passes - 1) * (w + 1)
+        + mixing
 }
 
 #[test]
@@ -29,7 +39,10 @@ fn the_parameter_count_follows_its_formula() {
 fn base_has_25_million_parameters() {
     for (slots, expected) in [(2048, 24_331_954), (8192, 25_904_818)] {
         let n = Config::new(8192, 512, 8, 608, slots, 3).parameters();
-        println!("base with {slots} slots: {n} parameters, {:.1} MB in fp32", n as f64 * 4e-6);
+        println!(
+            "base with {slots} slots: {n} parameters, {:.1} MB in fp32",
+            n as f64 * 4e-6
+        );
         assert_eq!(n, expected);
         assert!(n.abs_diff(25_000_000) <= 1_000_000, "{slots} slots: {n}");
     }
@@ -41,10 +54,26 @@ fn muon_gets_the_hidden_matrices_and_nothing_else() {
         let mut c = config(seed);
         c.mixing = 4;
         for s in specification(&c) {
-            let hidden = [".q.weight", ".k.weight", ".v.weight", ".o.weight", "memory.gate.weight", "ffn.gate.weight", "ffn.up.weight", "ffn.down.weight", "core.in.weight", "core.out.weight"];
+            let hidden = [
+                ".q.weight",
+                ".k.weight",
+                ".v.weight",
+                ".o.weight",
+                "memory.gate.weight",
+                "ffn.gate.weight",
+                "ffn.up.weight",
+                "ffn.down.weight",
+                "core.in.weight",
+                "core.out.weight",
+            ];
             let expected = hidden.iter().any(|h| s.name.ends_with(h));
             assert_eq!(s.role == Role::Matrix, expected, "{}", s.name);
-            assert!(s.role == Role::Other || s.dims.len() == 2, "{}: {:?}", s.name, s.dims);
+            assert!(
+                s.role == Role::Other || s.dims.len() == 2,
+                "{}: {:?}",
+                s.name,
+                s.dims
+            );
         }
     }
 }
@@ -55,7 +84,12 @@ fn names_are_unique_and_tell_their_block() {
         let m = model(seed);
         let names: BTreeSet<&String> = m.params.names().iter().collect();
         assert_eq!(names.len(), m.params.len());
-        let blocks: BTreeSet<usize> = m.params.names().iter().filter_map(|n| model::params::block_of(n)).collect();
+        let blocks: BTreeSet<usize> = m
+            .params
+            .names()
+            .iter()
+            .filter_map(|n| model::params::block_of(n))
+            .collect();
         assert_eq!(blocks, (0..m.config.blocks.len()).collect());
         for (slot, name) in m.params.names().iter().enumerate() {
             assert_eq!(m.params.slot(name), Some(slot));
@@ -79,7 +113,11 @@ fn a_fresh_block_is_the_identity() {
     let into = m.params.get("core.in.weight").to_vec();
     for (r, row) in into.chunks(3 * w).enumerate() {
         let ones: Vec<usize> = (0..3 * w).filter(|&j| row[j] == 1.0).collect();
-        assert_eq!(ones, [r, w + r, 2 * w + r], "the map into the core is the sum");
+        assert_eq!(
+            ones,
+            [r, w + r, 2 * w + r],
+            "the map into the core is the sum"
+        );
         assert_eq!(row.iter().sum::<f32>(), 3.0);
     }
 }
@@ -87,16 +125,33 @@ fn a_fresh_block_is_the_identity() {
 #[test]
 fn the_same_seed_gives_the_same_model() {
     let (a, b, other) = (model(5), model(5), model(6));
-    assert!(a.params.iter().zip(b.params.iter()).all(|(a, b)| a.0 == b.0 && a.1.to_vec() == b.1.to_vec()));
-    assert_ne!(a.params.get("embed.weight").to_vec(), other.params.get("embed.weight").to_vec());
+    assert!(
+        a.params
+            .iter()
+            .zip(b.params.iter())
+            .all(|(a, b)| a.0 == b.0 && a.1.to_vec() == b.1.to_vec())
+    );
+    assert_ne!(
+        a.params.get("embed.weight").to_vec(),
+        other.params.get("embed.weight").to_vec()
+    );
 }
 
 #[test]
 fn tensors_by_name_make_the_same_model_again() {
     let m = model(4);
-    let named: BTreeMap<_, _> = m.params.iter().map(|(n, t)| (n.to_string(), t.clone())).collect();
+    let named: BTreeMap<_, _> = m
+        .params
+        .iter()
+        .map(|(n, t)| (n.to_string(), t.clone()))
+        .collect();
     let again = Params::from_named(&m.config, named.clone(), |_| false, 0).unwrap();
-    assert!(m.params.iter().zip(again.iter()).all(|(a, b)| a.0 == b.0 && a.1.to_vec() == b.1.to_vec()));
+    assert!(
+        m.params
+            .iter()
+            .zip(again.iter())
+            .all(|(a, b)| a.0 == b.0 && a.1.to_vec() == b.1.to_vec())
+    );
 
     let refused = |change: &dyn Fn(&mut BTreeMap<String, tensor::Tensor>)| {
         let mut values = named.clone();
@@ -104,16 +159,25 @@ fn tensors_by_name_make_the_same_model_again() {
         Params::from_named(&m.config, values, |_| false, 0).unwrap_err()
     };
     let message = refused(&|v| drop(v.remove("core.z0")));
-    assert!(message.contains("`core.z0`") && message.contains("missing"), "{message}");
+    assert!(
+        message.contains("`core.z0`") && message.contains("missing"),
+        "{message}"
+    );
     let message = refused(&|v| drop(v.insert("core.z0".into(), tensor::Tensor::zeros(&[1, 99]))));
-    assert!(message.contains("`core.z0`") && message.contains("99"), "{message}");
+    assert!(
+        message.contains("`core.z0`") && message.contains("99"),
+        "{message}"
+    );
     let message = refused(&|v| drop(v.insert("core.extra".into(), tensor::Tensor::zeros(&[1]))));
     assert!(message.contains("`core.extra`"), "{message}");
 
     let mut without = named.clone();
     without.remove("core.z0");
     let fresh = Params::from_named(&m.config, without, |n| n == "core.z0", 9).unwrap();
-    assert_eq!(fresh.get("core.z0").to_vec(), Params::new(&m.config, 9).get("core.z0").to_vec());
+    assert_eq!(
+        fresh.get("core.z0").to_vec(),
+        Params::new(&m.config, 9).get("core.z0").to_vec()
+    );
 }
 
 #[test]
@@ -123,7 +187,10 @@ fn a_config_that_no_model_can_have_is_refused_by_its_key() {
         let mut c = good();
         change(&mut c);
         let e = c.validate().unwrap_err();
-        assert!(e.key == key && e.to_string().contains(&format!("`{key}`")), "{key}: {e}");
+        assert!(
+            e.key == key && e.to_string().contains(&format!("`{key}`")),
+            "{key}: {e}"
+        );
     };
     good().validate().unwrap();
     check("architecture", &|c| c.architecture = "mamba".into());

@@ -18,8 +18,21 @@ struct Streamed {
 }
 
 /// Streams texts (one a sequence) through `state` in random pieces, several sequences at a time.
-fn stream(m: &Cognate, state: &mut StreamState, places: &[usize], texts: &[Vec<u32>], halting: bool, d: &Draw) -> Vec<Streamed> {
-    let mut done: Vec<Streamed> = texts.iter().map(|t| Streamed { text: t.clone(), ..Default::default() }).collect();
+fn stream(
+    m: &Cognate,
+    state: &mut StreamState,
+    places: &[usize],
+    texts: &[Vec<u32>],
+    halting: bool,
+    d: &Draw,
+) -> Vec<Streamed> {
+    let mut done: Vec<Streamed> = texts
+        .iter()
+        .map(|t| Streamed {
+            text: t.clone(),
+            ..Default::default()
+        })
+        .collect();
     while done.iter().any(|s| s.depths.len() < s.text.len()) {
         let mut pieces = Vec::new();
         for (i, s) in done.iter().enumerate() {
@@ -33,15 +46,34 @@ fn stream(m: &Cognate, state: &mut StreamState, places: &[usize], texts: &[Vec<u
             continue;
         }
         let sequences: Vec<usize> = pieces.iter().map(|p| places[p.0]).collect();
-        let batch = Batch::new(pieces.iter().map(|&(i, at, n)| (&texts[i][at..at + n], state.position(places[i]) as u32)));
+        let batch = Batch::new(
+            pieces
+                .iter()
+                .map(|&(i, at, n)| (&texts[i][at..at + n], state.position(places[i]) as u32)),
+        );
         let chosen: Vec<u8> = d.depths(batch.len(), m.config.passes);
-        let depth = if halting { Depth::Halting } else { Depth::PerToken(&chosen) };
+        let depth = if halting {
+            Depth::Halting
+        } else {
+            Depth::PerToken(&chosen)
+        };
         let tape = Tape::inference();
         let p = Bound::new(&tape, &m.params);
-        let out = m.forward(&p, &batch, depth, Some(Streaming { state, sequences: &sequences }), false);
+        let out = m.forward(
+            &p,
+            &batch,
+            depth,
+            Some(Streaming {
+                state,
+                sequences: &sequences,
+            }),
+            false,
+        );
         let values = tape.value(m.logits(&p, out.hidden)).to_vec();
         for (&(i, ..), rows) in pieces.iter().zip(batch.segments.iter()) {
-            done[i].logits.extend(&values[rows.start * m.config.vocab..rows.end * m.config.vocab]);
+            done[i]
+                .logits
+                .extend(&values[rows.start * m.config.vocab..rows.end * m.config.vocab]);
             done[i].depths.extend(&out.depths[rows.clone()]);
         }
     }
@@ -55,7 +87,11 @@ fn compare(m: &Cognate, streamed: &[Streamed], what: &str) {
     let all: Vec<f32> = streamed.iter().flat_map(|s| s.logits.clone()).collect();
     let (trained, _) = logits(m, &batch, Depth::PerToken(&depths));
     let d = distance(&all, &trained);
-    assert!(d < TOLERANCE, "{what}: logits differ by {d}; {:?}", m.config);
+    assert!(
+        d < TOLERANCE,
+        "{what}: logits differ by {d}; {:?}",
+        m.config
+    );
 }
 
 #[test]
@@ -75,7 +111,11 @@ fn streaming_logits_equal_training_logits() {
             compare(&m, &streamed, &format!("seed {seed}, halting {halting}"));
             if halting {
                 // Decisions agree too: none of these lies within rounding of the threshold.
-                let (_, ran) = logits(&m, &Batch::new(texts.iter().map(|t| (&t[..], 0))), Depth::Halting);
+                let (_, ran) = logits(
+                    &m,
+                    &Batch::new(texts.iter().map(|t| (&t[..], 0))),
+                    Depth::Halting,
+                );
                 let chosen: Vec<u8> = streamed.iter().flat_map(|s| s.depths.clone()).collect();
                 assert_eq!(chosen, ran, "seed {seed}: halting decisions");
                 deep += chosen.iter().filter(|&&d| d > 1).count();
@@ -97,23 +137,32 @@ fn a_stream_answers_prompts_of_any_length() {
     for seed in 0..30 {
         let m = model(seed);
         let (c, d) = (&m.config, Draw::new(seed, "prompts"));
-        let texts: Vec<Vec<u32>> = (0..3).map(|_| d.tokens(d.between(2, 4 * c.window), c.vocab)).collect();
+        let texts: Vec<Vec<u32>> = (0..3)
+            .map(|_| d.tokens(d.between(2, 4 * c.window), c.vocab))
+            .collect();
         let cuts: Vec<usize> = texts.iter().map(|t| d.between(1, t.len() - 1)).collect();
         let mut s = m.stream(3);
         let halves = [(0, texts[0].len() - cuts[0]), (2, texts[2].len() - cuts[2])];
-        let first: Vec<(usize, &[u32])> = halves.iter().map(|&(i, n)| (i, &texts[i][..n])).collect();
+        let first: Vec<(usize, &[u32])> =
+            halves.iter().map(|&(i, n)| (i, &texts[i][..n])).collect();
         s.extend(&first);
         s.extend(&[(1, &texts[1])]);
         let rest: Vec<(usize, &[u32])> = halves.iter().map(|&(i, n)| (i, &texts[i][n..])).collect();
         let ends = s.extend(&rest).to_vec();
         for (row, &(i, _)) in halves.iter().enumerate() {
             let (whole, _) = logits(&m, &Batch::single(&texts[i]), Depth::Halting);
-            let x = distance(&ends[row * c.vocab..][..c.vocab], &whole[whole.len() - c.vocab..]);
+            let x = distance(
+                &ends[row * c.vocab..][..c.vocab],
+                &whole[whole.len() - c.vocab..],
+            );
             assert!(x < TOLERANCE, "seed {seed}, sequence {i}: {x}");
         }
         s.reset(0);
         let (alone, _) = logits(&m, &Batch::single(&texts[1]), Depth::Halting);
-        let x = distance(&s.extend(&[(0, &texts[1])]).to_vec(), &alone[alone.len() - c.vocab..]);
+        let x = distance(
+            &s.extend(&[(0, &texts[1])]).to_vec(),
+            &alone[alone.len() - c.vocab..],
+        );
         assert!(x < TOLERANCE, "seed {seed}, after a reset: {x}");
     }
 }

@@ -26,7 +26,10 @@ fn hidden(m: &Cognate, batch: &Batch, chains: &Chains, passes: usize) -> (Vec<f3
     let p = Bound::new(&tape, &m.params);
     let out = m.forward(&p, batch, Depth::Full, None, true);
     let thought = m.think(&p, &out.context.unwrap(), chains, passes);
-    (tape.value(out.hidden).to_vec(), tape.value(thought).to_vec())
+    (
+        tape.value(out.hidden).to_vec(),
+        tape.value(thought).to_vec(),
+    )
 }
 
 /// Some chains of random tokens at random rows of two texts.
@@ -36,9 +39,20 @@ fn some_chains(m: &Cognate, d: &Draw, lengths: &[usize]) -> Chains {
         for _ in 0..2 {
             let row = d.below(n) as u32;
             let mut tokens = vec![ThoughtToken::Start];
-            tokens.extend(d.tokens(d.between(1, 4), m.config.vocab).into_iter().map(token));
+            tokens.extend(
+                d.tokens(d.between(1, 4), m.config.vocab)
+                    .into_iter()
+                    .map(token),
+            );
             tokens.push(ThoughtToken::End);
-            all.push((Anchor { segment, row, position: row }, tokens));
+            all.push((
+                Anchor {
+                    segment,
+                    row,
+                    position: row,
+                },
+                tokens,
+            ));
         }
     }
     Chains::new(all)
@@ -61,14 +75,27 @@ fn a_chain_of_the_next_words_is_the_text_itself() {
                 let row = chunk * c.chunk + d.below(c.chunk - 1);
                 let length = d.between(1, (chunk + 1) * c.chunk - row - 1);
                 let position = row as u32 + if segment == 1 { start } else { 0 };
-                let words = texts[segment][row + 1..=row + length].iter().map(|&t| token(t)).collect();
-                chains.push((Anchor { segment, row: row as u32, position }, words));
+                let words = texts[segment][row + 1..=row + length]
+                    .iter()
+                    .map(|&t| token(t))
+                    .collect();
+                chains.push((
+                    Anchor {
+                        segment,
+                        row: row as u32,
+                        position,
+                    },
+                    words,
+                ));
                 let at = batch.segments[segment].start + row + 1;
                 expected.extend(at..at + length);
             }
         }
         let (text, thought) = hidden(&m, &batch, &Chains::new(chains), c.passes);
-        let expected: Vec<f32> = expected.iter().flat_map(|&r| text[r * c.width..][..c.width].to_vec()).collect();
+        let expected: Vec<f32> = expected
+            .iter()
+            .flat_map(|&r| text[r * c.width..][..c.width].to_vec())
+            .collect();
         let x = distance(&thought, &expected);
         assert!(x < 2e-5, "seed {seed}: {x}; {c:?}");
         compared += expected.len();
@@ -85,16 +112,28 @@ fn later_text_never_reaches_a_chain() {
         let text = d.tokens(n, c.vocab);
         let row = d.below(n - 1);
         let words: Vec<ThoughtToken> = d.tokens(6, c.vocab).into_iter().map(token).collect();
-        let chains = Chains::new([(Anchor { segment: 0, row: row as u32, position: row as u32 }, words)]);
+        let chains = Chains::new([(
+            Anchor {
+                segment: 0,
+                row: row as u32,
+                position: row as u32,
+            },
+            words,
+        )]);
         let mut other = text.clone();
-        other[row + 1..].iter_mut().for_each(|t| *t = (*t + 1) % c.vocab as u32);
+        other[row + 1..]
+            .iter_mut()
+            .for_each(|t| *t = (*t + 1) % c.vocab as u32);
         let (_, a) = hidden(&m, &Batch::single(&text), &chains, c.passes);
         let (_, b) = hidden(&m, &Batch::single(&other), &chains, c.passes);
         assert_eq!(a, b, "seed {seed}: anchored at {row} of {n}");
         other[row] = (text[row] + 1) % c.vocab as u32;
         if c.blocks.iter().any(|b| b.scale != 0.0) {
             let (_, b) = hidden(&m, &Batch::single(&other), &chains, c.passes);
-            assert!(distance(&a, &b) > 1e-6, "seed {seed}: the chain does not hear its anchor");
+            assert!(
+                distance(&a, &b) > 1e-6,
+                "seed {seed}: the chain does not hear its anchor"
+            );
         }
     }
 }
@@ -105,7 +144,10 @@ fn chains_are_causal_and_independent() {
         let m = model(seed);
         let (w, d) = (m.config.width, Draw::new(seed, "chains"));
         let lengths = [2 * m.config.chunk + 1, m.config.chunk];
-        let texts: Vec<Vec<u32>> = lengths.iter().map(|&n| d.tokens(n, m.config.vocab)).collect();
+        let texts: Vec<Vec<u32>> = lengths
+            .iter()
+            .map(|&n| d.tokens(n, m.config.vocab))
+            .collect();
         let batch = Batch::new(texts.iter().map(|t| (&t[..], 0)));
         let chains = some_chains(&m, &d, &lengths);
         let passes = d.between(1, m.config.passes);
@@ -114,7 +156,11 @@ fn chains_are_causal_and_independent() {
             let alone = Chains::new([(*anchor, chains.tokens[rows.clone()].to_vec())]);
             let (_, one) = hidden(&m, &batch, &alone, passes);
             let x = distance(&one, &together[rows.start * w..rows.end * w]);
-            assert!(x < 5e-5, "seed {seed}, rows {rows:?}: alone it differs by {x}; {:?}", m.config);
+            assert!(
+                x < 5e-5,
+                "seed {seed}, rows {rows:?}: alone it differs by {x}; {:?}",
+                m.config
+            );
 
             let mut changed = chains.clone();
             changed.tokens[rows.end - 1] = ThoughtToken::Start;
@@ -122,7 +168,10 @@ fn chains_are_causal_and_independent() {
             for row in 0..chains.len() {
                 let moved = distance(&after[row * w..][..w], &together[row * w..][..w]);
                 let last = row == rows.end - 1;
-                assert!(if last { moved > 1e-4 } else { moved == 0.0 }, "seed {seed}: row {row} moved by {moved} with the end of {rows:?}");
+                assert!(
+                    if last { moved > 1e-4 } else { moved == 0.0 },
+                    "seed {seed}: row {row} moved by {moved} with the end of {rows:?}"
+                );
             }
         }
     }
@@ -149,8 +198,13 @@ fn grown(stream: &mut ThoughtStream, chains: &Chains, w: usize, d: &Draw) -> Vec
     let mut all = vec![f32::NAN; chains.len() * w];
     let mut done = vec![0; chains.rows.len()];
     while done.iter().zip(&chains.rows).any(|(&n, r)| n < r.len()) {
-        let grows: Vec<usize> = (0..done.len()).filter(|&i| done[i] < chains.rows[i].len() && d.below(3) > 0).collect();
-        let entries: Vec<(usize, ThoughtToken)> = grows.iter().map(|&i| (i, chains.tokens[chains.rows[i].start + done[i]])).collect();
+        let grows: Vec<usize> = (0..done.len())
+            .filter(|&i| done[i] < chains.rows[i].len() && d.below(3) > 0)
+            .collect();
+        let entries: Vec<(usize, ThoughtToken)> = grows
+            .iter()
+            .map(|&i| (i, chains.tokens[chains.rows[i].start + done[i]]))
+            .collect();
         if entries.is_empty() {
             continue;
         }
@@ -170,15 +224,22 @@ fn chains_grown_a_token_at_a_time_equal_whole_chains() {
         let m = model(seed);
         let (w, d) = (m.config.width, Draw::new(seed, "grown"));
         let lengths = [2 * m.config.chunk + 1, m.config.chunk];
-        let texts: Vec<Vec<u32>> = lengths.iter().map(|&n| d.tokens(n, m.config.vocab)).collect();
+        let texts: Vec<Vec<u32>> = lengths
+            .iter()
+            .map(|&n| d.tokens(n, m.config.vocab))
+            .collect();
         let batch = Batch::new(texts.iter().map(|t| (&t[..], 0)));
         let chains = some_chains(&m, &d, &lengths);
         let passes = d.between(1, m.config.passes);
         let (_, whole) = hidden(&m, &batch, &chains, passes);
         let tape = Tape::inference();
         let p = Bound::new(&tape, &m.params);
-        let context = m.forward(&p, &batch, Depth::Full, None, true).context.unwrap();
-        let mut stream = ThoughtStream::from_text(&m, &p, &context, chains.anchors.clone(), passes, 6);
+        let context = m
+            .forward(&p, &batch, Depth::Full, None, true)
+            .context
+            .unwrap();
+        let mut stream =
+            ThoughtStream::from_text(&m, &p, &context, chains.anchors.clone(), passes, 6);
         let x = distance(&grown(&mut stream, &chains, w, &d), &whole);
         assert!(x < 5e-5, "seed {seed}: {x}; {:?}", m.config);
     }
@@ -190,22 +251,55 @@ fn chains_behind_a_stream_equal_those_behind_its_text() {
         let m = model(seed);
         let (w, d) = (m.config.width, Draw::new(seed, "behind a stream"));
         // Longer than the window, so that the stream has dropped rows.
-        let texts: Vec<Vec<u32>> = (0..3).map(|_| d.tokens(m.config.window + d.between(1, m.config.window), m.config.vocab)).collect();
+        let texts: Vec<Vec<u32>> = (0..3)
+            .map(|_| {
+                d.tokens(
+                    m.config.window + d.between(1, m.config.window),
+                    m.config.vocab,
+                )
+            })
+            .collect();
         let batch = Batch::new(texts.iter().map(|t| (&t[..], 0)));
         let mut state = StreamState::new(&m, 3);
         let longest = texts.iter().map(Vec::len).max().unwrap();
         for at in (0..longest).step_by(3) {
-            let parts: Vec<(usize, &[u32])> = texts.iter().enumerate().filter(|(_, t)| t.len() > at).map(|(s, t)| (s, &t[at..t.len().min(at + 3)])).collect();
+            let parts: Vec<(usize, &[u32])> = texts
+                .iter()
+                .enumerate()
+                .filter(|(_, t)| t.len() > at)
+                .map(|(s, t)| (s, &t[at..t.len().min(at + 3)]))
+                .collect();
             let sequences: Vec<usize> = parts.iter().map(|p| p.0).collect();
             let piece = Batch::new(parts.iter().map(|p| (p.1, at as u32)));
             let tape = Tape::inference();
             let p = Bound::new(&tape, &m.params);
-            m.forward(&p, &piece, Depth::Full, Some(Streaming { state: &mut state, sequences: &sequences }), false);
+            m.forward(
+                &p,
+                &piece,
+                Depth::Full,
+                Some(Streaming {
+                    state: &mut state,
+                    sequences: &sequences,
+                }),
+                false,
+            );
         }
         let chosen = [0, 2];
         let chains = Chains::new(chosen.iter().flat_map(|&s| {
             let row = texts[s].len() as u32 - 1;
-            [0, 1].map(|_| (Anchor { segment: s, row, position: row }, d.tokens(d.between(1, 4), m.config.vocab).into_iter().map(token).collect()))
+            [0, 1].map(|_| {
+                (
+                    Anchor {
+                        segment: s,
+                        row,
+                        position: row,
+                    },
+                    d.tokens(d.between(1, 4), m.config.vocab)
+                        .into_iter()
+                        .map(token)
+                        .collect(),
+                )
+            })
         }));
         let (_, whole) = hidden(&m, &batch, &chains, m.config.passes);
         let mut stream = ThoughtStream::from_stream(&m, &state, &chosen, 2, m.config.passes, 4);
@@ -220,16 +314,32 @@ fn the_gradient_of_a_chain_reaches_the_text_and_is_right() {
     let mut c = config(5);
     c.mixing = 4;
     c.passes = 2;
-    c.exit = vec![c.exit.first().copied().unwrap_or(model::config::ExitScale { median: 0.0, deviation: 1.0 })];
-    c.blocks = [Part::Stem, Part::Core, Part::Tail].map(|part| model::Block { part, memory: false, scale: 1.0 }).to_vec();
+    c.exit = vec![c.exit.first().copied().unwrap_or(model::config::ExitScale {
+        median: 0.0,
+        deviation: 1.0,
+    })];
+    c.blocks = [Part::Stem, Part::Core, Part::Tail]
+        .map(|part| model::Block {
+            part,
+            memory: false,
+            scale: 1.0,
+        })
+        .to_vec();
     let mut m = model_of(c, 5);
     let d = Draw::new(5, "thought gradients");
     let lengths = [9, 6];
-    let texts: Vec<Vec<u32>> = lengths.iter().map(|&n| d.tokens(n, m.config.vocab)).collect();
+    let texts: Vec<Vec<u32>> = lengths
+        .iter()
+        .map(|&n| d.tokens(n, m.config.vocab))
+        .collect();
     let batch = Batch::new(texts.iter().map(|t| (&t[..], 0)));
     let chains = some_chains(&m, &d, &lengths);
     let ends: Vec<u32> = chains.rows.iter().map(|r| r.end as u32 - 1).collect();
-    let bases: Vec<u32> = chains.anchors.iter().map(|a| batch.segments[a.segment].start as u32 + a.row).collect();
+    let bases: Vec<u32> = chains
+        .anchors
+        .iter()
+        .map(|a| batch.segments[a.segment].start as u32 + a.row)
+        .collect();
     let targets = d.tokens(ends.len(), m.config.vocab);
     // Likelihood after the thought: base and thought mixed.
     let run = |m: &Cognate, grads: Option<&mut Grads>| {
@@ -256,7 +366,10 @@ fn the_gradient_of_a_chain_reaches_the_text_and_is_right() {
         if name.starts_with("exit") {
             continue;
         }
-        let gradient = grads.get(slot).unwrap_or_else(|| panic!("{name} got no gradient")).clone();
+        let gradient = grads
+            .get(slot)
+            .unwrap_or_else(|| panic!("{name} got no gradient"))
+            .clone();
         let length = gradient.sum_sq().sqrt();
         assert!(length > 0.0, "{name}: the gradient is zero");
         let start = m.params.at(slot).clone();
@@ -270,7 +383,10 @@ fn the_gradient_of_a_chain_reaches_the_text_and_is_right() {
         };
         let mut slope = |h: f64| (at(h) - at(-h)) / (2.0 * h);
         let numeric = (4.0 * slope(5e-3) - slope(1e-2)) / 3.0;
-        assert!((numeric - length).abs() <= 1e-2 * length + 2e-4, "{name}: gradient {length}, differences {numeric}");
+        assert!(
+            (numeric - length).abs() <= 1e-2 * length + 2e-4,
+            "{name}: gradient {length}, differences {numeric}"
+        );
     }
 }
 
@@ -282,7 +398,13 @@ fn the_mixing_weight_starts_as_its_bias() {
     m.params.set("mixing.out.bias", Tensor::full(&[1], -2.5));
     let tape = Tape::inference();
     let p = Bound::new(&tape, &m.params);
-    let rows = |purpose| Tensor::randn(&[4, m.config.width], 1.0, &tensor::random::Counted::new(1, purpose, 0));
+    let rows = |purpose| {
+        Tensor::randn(
+            &[4, m.config.width],
+            1.0,
+            &tensor::random::Counted::new(1, purpose, 0),
+        )
+    };
     let w = m.mixing_weight(&p, tape.constant(&rows("a")), tape.constant(&rows("b")));
     let expected = 1.0 / (1.0 + 2.5f32.exp());
     assert!(distance(&tape.value(w).to_vec(), &[expected; 4]) < 1e-6);

@@ -61,16 +61,46 @@ impl Tape {
     #[track_caller]
     pub fn attention(&self, a: Attended, layout: Arc<AttentionLayout>) -> Var {
         let (q, k, v) = (self.value(a.q), self.value(a.k), self.value(a.v));
-        assert!(q.cols() % a.heads == 0 && a.heads.is_multiple_of(a.kv_heads), "attention: q {:?}, {} heads over {}", q.dims(), a.heads, a.kv_heads);
+        assert!(
+            q.cols() % a.heads == 0 && a.heads.is_multiple_of(a.kv_heads),
+            "attention: q {:?}, {} heads over {}",
+            q.dims(),
+            a.heads,
+            a.kv_heads
+        );
         let width = q.cols() / a.heads;
-        assert!(k.cols() == a.kv_heads * width && v.dims() == k.dims(), "attention: q {:?}, k {:?}, v {:?}", q.dims(), k.dims(), v.dims());
+        assert!(
+            k.cols() == a.kv_heads * width && v.dims() == k.dims(),
+            "attention: q {:?}, k {:?}, v {:?}",
+            q.dims(),
+            k.dims(),
+            v.dims()
+        );
         let pair = |p: Option<(Var, Var)>| p.map(|(k, v)| (self.value(k), self.value(v)));
-        let x = Held { q, k, v, prefix: pair(a.prefix), extra: pair(a.extra), heads: a.heads, kv_heads: a.kv_heads };
+        let x = Held {
+            q,
+            k,
+            v,
+            prefix: pair(a.prefix),
+            extra: pair(a.extra),
+            heads: a.heads,
+            kv_heads: a.kv_heads,
+        };
         let mut out = Tensor::dirty(x.q.dims());
         let mut lse = vec![0.0; x.q.rows() * a.heads];
         let mut peaks = vec![0.0; a.heads];
         kernel::forward(&x.operands(), &layout, out.data_mut(), &mut lse, &mut peaks);
-        let seen: usize = layout.last.iter().map(|&l| if layout.window == 0 { l as usize + 1 } else { (l as usize + 1).min(layout.window) }).sum();
+        let seen: usize = layout
+            .last
+            .iter()
+            .map(|&l| {
+                if layout.window == 0 {
+                    l as usize + 1
+                } else {
+                    (l as usize + 1).min(layout.window)
+                }
+            })
+            .sum();
         self.count_flops(4 * seen * a.heads * width);
         if let Some(site) = a.site {
             self.note_peaks(site, peaks);
@@ -81,8 +111,15 @@ impl Tape {
         }
         let saved = out.clone();
         self.push(out, &inputs, move |dy, sink| {
-            let zeros = |p: &Option<(Tensor, Tensor)>| p.as_ref().map(|(k, v)| (Tensor::zeros(k.dims()), Tensor::zeros(v.dims())));
-            let (mut dq, mut dk, mut dv) = (Tensor::zeros(x.q.dims()), Tensor::zeros(x.k.dims()), Tensor::zeros(x.v.dims()));
+            let zeros = |p: &Option<(Tensor, Tensor)>| {
+                p.as_ref()
+                    .map(|(k, v)| (Tensor::zeros(k.dims()), Tensor::zeros(v.dims())))
+            };
+            let (mut dq, mut dk, mut dv) = (
+                Tensor::zeros(x.q.dims()),
+                Tensor::zeros(x.k.dims()),
+                Tensor::zeros(x.v.dims()),
+            );
             let (mut dp, mut de) = (zeros(&x.prefix), zeros(&x.extra));
             let grads = kernel::Gradients {
                 q: dq.data_mut(),

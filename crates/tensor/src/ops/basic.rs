@@ -13,7 +13,13 @@ impl Tape {
         let output = y.clone();
         self.push(y, &[x], move |dy, sink| {
             let mut dx = Tensor::dirty(dy.dims());
-            e::ternary(input.data(), output.data(), dy.data(), dx.data_mut(), gradient);
+            e::ternary(
+                input.data(),
+                output.data(),
+                dy.data(),
+                dx.data_mut(),
+                gradient,
+            );
             sink.add(x, dx);
         })
     }
@@ -21,7 +27,13 @@ impl Tape {
     #[track_caller]
     fn same(&self, op: &str, a: Var, b: Var) -> (Tensor, Tensor) {
         let (a, b) = (self.value(a), self.value(b));
-        assert_eq!(a.dims(), b.dims(), "{op}: shapes {:?} and {:?}", a.dims(), b.dims());
+        assert_eq!(
+            a.dims(),
+            b.dims(),
+            "{op}: shapes {:?} and {:?}",
+            a.dims(),
+            b.dims()
+        );
         (a, b)
     }
 
@@ -66,12 +78,26 @@ impl Tape {
     pub fn mix(&self, g: Var, a: Var, b: Var) -> Var {
         let (x, y) = self.same("mix", a, b);
         let gate = self.value(g);
-        assert_eq!(gate.dims(), x.dims(), "mix: gate {:?} for {:?}", gate.dims(), x.dims());
+        assert_eq!(
+            gate.dims(),
+            x.dims(),
+            "mix: gate {:?} for {:?}",
+            gate.dims(),
+            x.dims()
+        );
         let mut out = Tensor::dirty(x.dims());
-        e::ternary(gate.data(), x.data(), y.data(), out.data_mut(), |g, a, b| g * a + (1.0 - g) * b);
+        e::ternary(
+            gate.data(),
+            x.data(),
+            y.data(),
+            out.data_mut(),
+            |g, a, b| g * a + (1.0 - g) * b,
+        );
         self.push(out, &[g, a, b], move |dy, sink| {
             let mut d = Tensor::dirty(dy.dims());
-            e::ternary(x.data(), y.data(), dy.data(), d.data_mut(), |a, b, d| (a - b) * d);
+            e::ternary(x.data(), y.data(), dy.data(), d.data_mut(), |a, b, d| {
+                (a - b) * d
+            });
             sink.add(g, d);
             let mut d = Tensor::dirty(dy.dims());
             e::binary(gate.data(), dy.data(), d.data_mut(), |g, d| g * d);
@@ -114,7 +140,11 @@ impl Tape {
 
     /// max(x, 0)
     pub fn relu(&self, x: Var) -> Var {
-        self.unary(x, |x| if x > 0.0 { x } else { 0.0 }, |x, _, d| if x > 0.0 { d } else { 0.0 })
+        self.unary(
+            x,
+            |x| if x > 0.0 { x } else { 0.0 },
+            |x, _, d| if x > 0.0 { d } else { 0.0 },
+        )
     }
 
     /// Hyperbolic tangent.
@@ -124,7 +154,11 @@ impl Tape {
 
     /// x limited to [lo, hi]; no gradient outside.
     pub fn clamp(&self, x: Var, lo: f32, hi: f32) -> Var {
-        self.unary(x, move |x| x.clamp(lo, hi), move |x, _, d| if x < lo || x > hi { 0.0 } else { d })
+        self.unary(
+            x,
+            move |x| x.clamp(lo, hi),
+            move |x, _, d| if x < lo || x > hi { 0.0 } else { d },
+        )
     }
 
     /// The value of x, without its gradient.
@@ -144,7 +178,9 @@ impl Tape {
     pub fn sum(&self, x: Var) -> Var {
         let value = self.value(x);
         let total = e::total(value.data()) as f32;
-        self.push(Tensor::full(&[1], total), &[x], move |dy, sink| sink.add(x, Tensor::full(value.dims(), dy.item())))
+        self.push(Tensor::full(&[1], total), &[x], move |dy, sink| {
+            sink.add(x, Tensor::full(value.dims(), dy.item()))
+        })
     }
 
     /// mean over all elements -> [1]
@@ -158,12 +194,26 @@ impl Tape {
     #[track_caller]
     pub fn weighted_sum(&self, x: Var, weights: std::sync::Arc<[f32]>) -> Var {
         let value = self.value(x);
-        assert_eq!(value.numel(), weights.len(), "weighted_sum: {:?} with {} weights", value.dims(), weights.len());
-        let total: f64 = value.data().iter().zip(weights.iter()).map(|(x, w)| f64::from(*x) * f64::from(*w)).sum();
+        assert_eq!(
+            value.numel(),
+            weights.len(),
+            "weighted_sum: {:?} with {} weights",
+            value.dims(),
+            weights.len()
+        );
+        let total: f64 = value
+            .data()
+            .iter()
+            .zip(weights.iter())
+            .map(|(x, w)| f64::from(*x) * f64::from(*w))
+            .sum();
         let dims = value.dims().to_vec();
         self.push(Tensor::full(&[1], total as f32), &[x], move |dy, sink| {
             let g = dy.item();
-            sink.add(x, Tensor::from_vec(weights.iter().map(|w| w * g).collect(), &dims));
+            sink.add(
+                x,
+                Tensor::from_vec(weights.iter().map(|w| w * g).collect(), &dims),
+            );
         })
     }
 
@@ -186,7 +236,13 @@ impl Tape {
     pub fn add_bias(&self, x: Var, b: Var) -> Var {
         let (value, bias) = (self.value(x), self.value(b));
         let d = value.cols();
-        assert_eq!(bias.numel(), d, "add_bias: {:?} and {:?}", value.dims(), bias.dims());
+        assert_eq!(
+            bias.numel(),
+            d,
+            "add_bias: {:?} and {:?}",
+            value.dims(),
+            bias.dims()
+        );
         let mut out = Tensor::dirty(value.dims());
         for (o, x) in out.data_mut().chunks_mut(d).zip(value.data().chunks(d)) {
             for ((o, x), b) in o.iter_mut().zip(x).zip(bias.data()) {
@@ -210,7 +266,13 @@ impl Tape {
     pub fn mul_cols(&self, x: Var, w: Var) -> Var {
         let (value, weight) = (self.value(x), self.value(w));
         let d = value.cols();
-        assert_eq!(weight.numel(), d, "mul_cols: {:?} and {:?}", value.dims(), weight.dims());
+        assert_eq!(
+            weight.numel(),
+            d,
+            "mul_cols: {:?} and {:?}",
+            value.dims(),
+            weight.dims()
+        );
         let apply = move |x: &Tensor, w: &Tensor| {
             let mut out = Tensor::dirty(x.dims());
             for (o, x) in out.data_mut().chunks_mut(d).zip(x.data().chunks(d)) {
@@ -226,7 +288,11 @@ impl Tape {
             }
             if sink.wants(w) {
                 e::reduce_rows(dy.rows(), d, sink.buffer(w).data_mut(), |i, acc| {
-                    for ((a, g), x) in acc.iter_mut().zip(&dy.data()[i * d..][..d]).zip(&value.data()[i * d..][..d]) {
+                    for ((a, g), x) in acc
+                        .iter_mut()
+                        .zip(&dy.data()[i * d..][..d])
+                        .zip(&value.data()[i * d..][..d])
+                    {
                         *a += g * x;
                     }
                 });
@@ -239,10 +305,21 @@ impl Tape {
     pub fn mul_rows(&self, x: Var, w: Var) -> Var {
         let (value, weight) = (self.value(x), self.value(w));
         let d = value.cols();
-        assert_eq!(weight.numel(), value.rows(), "mul_rows: {:?} and {:?}", value.dims(), weight.dims());
+        assert_eq!(
+            weight.numel(),
+            value.rows(),
+            "mul_rows: {:?} and {:?}",
+            value.dims(),
+            weight.dims()
+        );
         let apply = move |x: &Tensor, w: &Tensor| {
             let mut out = Tensor::dirty(x.dims());
-            for ((o, x), w) in out.data_mut().chunks_mut(d).zip(x.data().chunks(d)).zip(w.data()) {
+            for ((o, x), w) in out
+                .data_mut()
+                .chunks_mut(d)
+                .zip(x.data().chunks(d))
+                .zip(w.data())
+            {
                 for (o, x) in o.iter_mut().zip(x) {
                     *o = x * w;
                 }
@@ -254,7 +331,12 @@ impl Tape {
                 sink.add(x, apply(dy, &weight));
             }
             if sink.wants(w) {
-                let g = dy.data().chunks(d).zip(value.data().chunks(d)).map(|(a, b)| math::dot(a, b)).collect();
+                let g = dy
+                    .data()
+                    .chunks(d)
+                    .zip(value.data().chunks(d))
+                    .map(|(a, b)| math::dot(a, b))
+                    .collect();
                 sink.add(w, Tensor::from_vec(g, weight.dims()));
             }
         })
@@ -270,7 +352,12 @@ impl Tape {
         let saved = p.clone();
         self.push(p, &[x], move |dy, sink| {
             let mut dx = Tensor::dirty(dy.dims());
-            for ((o, p), g) in dx.data_mut().chunks_mut(d).zip(saved.data().chunks(d)).zip(dy.data().chunks(d)) {
+            for ((o, p), g) in dx
+                .data_mut()
+                .chunks_mut(d)
+                .zip(saved.data().chunks(d))
+                .zip(dy.data().chunks(d))
+            {
                 e::softmax_backward_row(p, g, o);
             }
             sink.add(x, dx);
@@ -285,7 +372,12 @@ impl Tape {
         let mut lse = vec![0.0; value.rows()];
         e::softmax(value.data(), d, p.data_mut(), &mut lse);
         let mut out = Tensor::dirty(value.dims());
-        for ((o, x), l) in out.data_mut().chunks_mut(d).zip(value.data().chunks(d)).zip(&lse) {
+        for ((o, x), l) in out
+            .data_mut()
+            .chunks_mut(d)
+            .zip(value.data().chunks(d))
+            .zip(&lse)
+        {
             for (o, x) in o.iter_mut().zip(x) {
                 *o = x - l;
             }
@@ -293,7 +385,12 @@ impl Tape {
         self.push(out, &[x], move |dy, sink| {
             // dx = dy - softmax * sum(dy)
             let mut dx = Tensor::dirty(dy.dims());
-            for ((o, p), g) in dx.data_mut().chunks_mut(d).zip(p.data().chunks(d)).zip(dy.data().chunks(d)) {
+            for ((o, p), g) in dx
+                .data_mut()
+                .chunks_mut(d)
+                .zip(p.data().chunks(d))
+                .zip(dy.data().chunks(d))
+            {
                 let s = math::sum(g);
                 for ((o, p), g) in o.iter_mut().zip(p).zip(g) {
                     *o = g - p * s;

@@ -12,14 +12,56 @@ impl Tape {
         let (n, i, o) = (xv.rows(), xv.cols(), wv.rows());
         assert_eq!(i, wv.cols(), "linear: x {:?}, w {:?}", xv.dims(), wv.dims());
         let mut out = Tensor::dirty(&[n, o]);
-        gemm(n, o, i, 1.0, xv.data(), i, 1, wv.data(), 1, i, 0.0, out.data_mut(), o);
+        gemm(
+            n,
+            o,
+            i,
+            1.0,
+            xv.data(),
+            i,
+            1,
+            wv.data(),
+            1,
+            i,
+            0.0,
+            out.data_mut(),
+            o,
+        );
         self.count_flops(2 * n * o * i);
         self.push(out, &[x, w], move |dy, sink| {
             if sink.wants(x) {
-                gemm(n, i, o, 1.0, dy.data(), o, 1, wv.data(), i, 1, 1.0, sink.buffer(x).data_mut(), i);
+                gemm(
+                    n,
+                    i,
+                    o,
+                    1.0,
+                    dy.data(),
+                    o,
+                    1,
+                    wv.data(),
+                    i,
+                    1,
+                    1.0,
+                    sink.buffer(x).data_mut(),
+                    i,
+                );
             }
             if sink.wants(w) {
-                gemm(o, i, n, 1.0, dy.data(), 1, o, xv.data(), i, 1, 1.0, sink.buffer(w).data_mut(), i);
+                gemm(
+                    o,
+                    i,
+                    n,
+                    1.0,
+                    dy.data(),
+                    1,
+                    o,
+                    xv.data(),
+                    i,
+                    1,
+                    1.0,
+                    sink.buffer(w).data_mut(),
+                    i,
+                );
             }
         })
     }
@@ -48,13 +90,32 @@ impl Tape {
     pub fn causal_conv(&self, x: Var, w: Var, segments: Segments, left: Option<Var>) -> Var {
         let (xv, wv) = (self.value(x), self.value(w));
         let width = wv.cols();
-        assert_eq!(xv.cols(), wv.rows(), "causal_conv: x {:?}, w {:?}", xv.dims(), wv.dims());
+        assert_eq!(
+            xv.cols(),
+            wv.rows(),
+            "causal_conv: x {:?}, w {:?}",
+            xv.dims(),
+            wv.dims()
+        );
         let lv = left.map(|l| self.value(l));
         if let Some(l) = &lv {
-            assert_eq!(l.rows(), segments.len() * (width - 1), "causal_conv: context {:?} of {} segments", l.dims(), segments.len());
+            assert_eq!(
+                l.rows(),
+                segments.len() * (width - 1),
+                "causal_conv: context {:?} of {} segments",
+                l.dims(),
+                segments.len()
+            );
         }
         let mut out = Tensor::dirty(xv.dims());
-        conv::causal_conv(xv.data(), wv.data(), width, &segments, lv.as_ref().map(Tensor::data), out.data_mut());
+        conv::causal_conv(
+            xv.data(),
+            wv.data(),
+            width,
+            &segments,
+            lv.as_ref().map(Tensor::data),
+            out.data_mut(),
+        );
         let mut inputs = vec![x, w];
         inputs.extend(left);
         self.push(out, &inputs, move |dy, sink| {
@@ -62,7 +123,14 @@ impl Tape {
             let mut dw = Tensor::zeros(wv.dims());
             let mut dl = lv.as_ref().map(|l| Tensor::zeros(l.dims()));
             conv::causal_conv_backward(
-                xv.data(), wv.data(), width, &segments, lv.as_ref().map(Tensor::data), dy.data(), dx.data_mut(), dw.data_mut(),
+                xv.data(),
+                wv.data(),
+                width,
+                &segments,
+                lv.as_ref().map(Tensor::data),
+                dy.data(),
+                dx.data_mut(),
+                dw.data_mut(),
                 dl.as_mut().map(Tensor::data_mut),
             );
             sink.add(x, dx);
@@ -79,15 +147,34 @@ impl Tape {
     pub fn cross_entropy(&self, h: Var, table: Var, targets: Ids) -> Var {
         let (hv, tv) = (self.value(h), self.value(table));
         let (n, w) = (hv.rows(), hv.cols());
-        assert!(n == targets.len() && w == tv.cols(), "cross_entropy: h {:?}, table {:?}, {} targets", hv.dims(), tv.dims(), targets.len());
-        assert!(targets.iter().all(|&t| (t as usize) < tv.rows()), "cross_entropy: target outside {:?}", tv.dims());
+        assert!(
+            n == targets.len() && w == tv.cols(),
+            "cross_entropy: h {:?}, table {:?}, {} targets",
+            hv.dims(),
+            tv.dims(),
+            targets.len()
+        );
+        assert!(
+            targets.iter().all(|&t| (t as usize) < tv.rows()),
+            "cross_entropy: target outside {:?}",
+            tv.dims()
+        );
         let mut nll = Tensor::dirty(&[n]);
         let mut lse = vec![0.0; n];
         loss::cross_entropy(hv.data(), tv.data(), w, &targets, nll.data_mut(), &mut lse);
         self.count_flops(2 * n * w * tv.rows());
         self.push(nll, &[h, table], move |dy, sink| {
             let mut dh = Tensor::zeros(hv.dims());
-            loss::cross_entropy_backward(hv.data(), tv.data(), w, &targets, &lse, dy.data(), dh.data_mut(), sink.buffer(table).data_mut());
+            loss::cross_entropy_backward(
+                hv.data(),
+                tv.data(),
+                w,
+                &targets,
+                &lse,
+                dy.data(),
+                dh.data_mut(),
+                sink.buffer(table).data_mut(),
+            );
             sink.add(h, dh);
         })
     }

@@ -27,7 +27,11 @@ impl Tape {
     #[track_caller]
     pub fn gather_rows(&self, x: Var, ids: Ids) -> Var {
         let value = self.value(x);
-        assert!(ids.iter().all(|&i| (i as usize) < value.rows()), "gather_rows: row outside {:?}", value.dims());
+        assert!(
+            ids.iter().all(|&i| (i as usize) < value.rows()),
+            "gather_rows: row outside {:?}",
+            value.dims()
+        );
         let out = gather(&value, &ids);
         self.push(out, &[x], move |dy, sink| {
             if sink.wants(x) {
@@ -47,7 +51,13 @@ impl Tape {
     pub fn replace_rows(&self, base: Var, rows: Var, ids: Ids) -> Var {
         let mut out = self.value(base);
         let new = self.value(rows);
-        assert!(new.cols() == out.cols() && new.rows() == ids.len(), "replace_rows: {:?} into {:?} at {} places", new.dims(), out.dims(), ids.len());
+        assert!(
+            new.cols() == out.cols() && new.rows() == ids.len(),
+            "replace_rows: {:?} into {:?} at {} places",
+            new.dims(),
+            out.dims(),
+            ids.len()
+        );
         let d = out.cols();
         let data = out.data_mut();
         for (row, &i) in new.data().chunks(d).zip(ids.iter()) {
@@ -73,7 +83,10 @@ impl Tape {
     pub fn concat_rows(&self, parts: &[Var]) -> Var {
         let values: Vec<Tensor> = parts.iter().map(|&p| self.value(p)).collect();
         let d = values[0].cols();
-        assert!(values.iter().all(|v| v.cols() == d), "concat_rows: column counts differ");
+        assert!(
+            values.iter().all(|v| v.cols() == d),
+            "concat_rows: column counts differ"
+        );
         let sizes: Vec<usize> = values.iter().map(Tensor::rows).collect();
         let mut out = Tensor::dirty(&[sizes.iter().sum(), d]);
         let mut at = 0;
@@ -98,7 +111,10 @@ impl Tape {
     pub fn concat_cols(&self, parts: &[Var]) -> Var {
         let values: Vec<Tensor> = parts.iter().map(|&p| self.value(p)).collect();
         let n = values[0].rows();
-        assert!(values.iter().all(|v| v.rows() == n), "concat_cols: row counts differ");
+        assert!(
+            values.iter().all(|v| v.rows() == n),
+            "concat_cols: row counts differ"
+        );
         let widths: Vec<usize> = values.iter().map(Tensor::cols).collect();
         let total: usize = widths.iter().sum();
         let mut out = Tensor::dirty(&[n, total]);
@@ -126,7 +142,11 @@ impl Tape {
     pub fn slice_cols(&self, x: Var, range: Range<usize>) -> Var {
         let value = self.value(x);
         let d = value.cols();
-        assert!(range.end <= d, "slice_cols: {range:?} of {:?}", value.dims());
+        assert!(
+            range.end <= d,
+            "slice_cols: {range:?} of {:?}",
+            value.dims()
+        );
         self.push(columns(&value, range.clone()), &[x], move |dy, sink| {
             if sink.wants(x) {
                 let w = range.len();
@@ -145,8 +165,22 @@ impl Tape {
     pub fn gather_cols(&self, x: Var, ids: Ids) -> Var {
         let value = self.value(x);
         let v = value.cols();
-        assert_eq!(value.rows(), ids.len(), "gather_cols: {:?} with {} ids", value.dims(), ids.len());
-        let out = Tensor::from_vec(value.data().chunks(v).zip(ids.iter()).map(|(r, &i)| r[i as usize]).collect(), &[ids.len()]);
+        assert_eq!(
+            value.rows(),
+            ids.len(),
+            "gather_cols: {:?} with {} ids",
+            value.dims(),
+            ids.len()
+        );
+        let out = Tensor::from_vec(
+            value
+                .data()
+                .chunks(v)
+                .zip(ids.iter())
+                .map(|(r, &i)| r[i as usize])
+                .collect(),
+            &[ids.len()],
+        );
         self.push(out, &[x], move |dy, sink| {
             if sink.wants(x) {
                 let buffer = sink.buffer(x).data_mut();
@@ -161,7 +195,11 @@ impl Tape {
 fn columns(x: &Tensor, range: Range<usize>) -> Tensor {
     let (n, d) = (x.rows(), x.cols());
     let mut out = Tensor::dirty(&[n, range.len()]);
-    for (o, r) in out.data_mut().chunks_mut(range.len().max(1)).zip(x.data().chunks(d)) {
+    for (o, r) in out
+        .data_mut()
+        .chunks_mut(range.len().max(1))
+        .zip(x.data().chunks(d))
+    {
         o.copy_from_slice(&r[range.clone()]);
     }
     out

@@ -102,25 +102,48 @@ impl Optimizer {
     /// Fresh state for these parameters.
     pub fn new(params: &Params, config: OptimConfig) -> Self {
         let none = || vec![None; params.len()];
-        Self { config, step: 0, skipped: 0, first: none(), second: none(), slow: none() }
+        Self {
+            config,
+            step: 0,
+            skipped: 0,
+            first: none(),
+            second: none(),
+            slow: none(),
+        }
     }
 
     /// One step. `lr_scale` multiplies both learning rates; Grokfast acts only while it is 1 (after the
     /// warm-up and before the cool-down). Tensors without a gradient are left alone. `peaks` are the
     /// largest attention logits by block and head.
-    pub fn step(&mut self, params: &mut Params, grads: &mut Grads, lr_scale: f32, peaks: &[(usize, Vec<f32>)]) -> StepReport {
+    pub fn step(
+        &mut self,
+        params: &mut Params,
+        grads: &mut Grads,
+        lr_scale: f32,
+        peaks: &[(usize, Vec<f32>)],
+    ) -> StepReport {
         let c = self.config.clone();
-        let norm = (0..params.len()).filter_map(|s| grads.get(s)).map(Tensor::sum_sq).sum::<f64>().sqrt();
+        let norm = (0..params.len())
+            .filter_map(|s| grads.get(s))
+            .map(Tensor::sum_sq)
+            .sum::<f64>()
+            .sqrt();
         if !norm.is_finite() {
             self.skipped += 1;
-            return StepReport { grad_norm: norm, skipped: true, qk_clips: 0 };
+            return StepReport {
+                grad_norm: norm,
+                skipped: true,
+                qk_clips: 0,
+            };
         }
         if norm > f64::from(c.clip_norm) {
             grads.scale((f64::from(c.clip_norm) / norm) as f32);
         }
         self.step += 1;
         for slot in 0..params.len() {
-            let Some(g) = grads.get_mut(slot) else { continue };
+            let Some(g) = grads.get_mut(slot) else {
+                continue;
+            };
             let name = &params.names()[slot];
             if c.grokfast_lambda != 0.0 && !is_embedding(name) {
                 let slow = self.slow[slot].get_or_insert_with(|| Tensor::zeros(g.dims()));
@@ -136,41 +159,90 @@ impl Optimizer {
                     g.lerp_(first, c.momentum);
                     let update = newton_schulz(g, &POLAR_EXPRESS, 1.01);
                     let scale = 0.2 * (g.rows().max(g.cols()) as f32).sqrt();
-                    muon_update(params.at_mut(slot), &update, c.muon_lr * lr_scale, scale, c.weight_decay);
+                    muon_update(
+                        params.at_mut(slot),
+                        &update,
+                        c.muon_lr * lr_scale,
+                        scale,
+                        c.weight_decay,
+                    );
                 }
                 Role::Other => {
                     let second = self.second[slot].get_or_insert_with(|| Tensor::zeros(g.dims()));
-                    let settings = AdamW { lr: c.adam_lr * lr_scale, beta1: 0.9, beta2: 0.95, eps: 1e-8, weight_decay: 0.0, step: self.step };
+                    let settings = AdamW {
+                        lr: c.adam_lr * lr_scale,
+                        beta1: 0.9,
+                        beta2: 0.95,
+                        eps: 1e-8,
+                        weight_decay: 0.0,
+                        step: self.step,
+                    };
                     adamw_(params.at_mut(slot), g, first, second, settings);
                 }
             }
         }
-        StepReport { grad_norm: norm, skipped: false, qk_clips: qk_clip(params, c.qk_clip, peaks) }
+        StepReport {
+            grad_norm: norm,
+            skipped: false,
+            qk_clips: qk_clip(params, c.qk_clip, peaks),
+        }
     }
 
     /// The whole state: arrays behind `prefix`, and counters.
     pub fn state(&self, params: &Params, prefix: &str) -> (Vec<Array>, Value) {
         let mut arrays = Vec::new();
-        for (kind, list) in [("first", &self.first), ("second", &self.second), ("slow", &self.slow)] {
-            for (slot, t) in list.iter().enumerate().filter_map(|(i, t)| Some((i, t.as_ref()?))) {
+        for (kind, list) in [
+            ("first", &self.first),
+            ("second", &self.second),
+            ("slow", &self.slow),
+        ] {
+            for (slot, t) in list
+                .iter()
+                .enumerate()
+                .filter_map(|(i, t)| Some((i, t.as_ref()?)))
+            {
                 arrays.push(array(format!("{prefix}{kind}/{}", params.names()[slot]), t));
             }
         }
-        (arrays, json!({ "step": self.step, "skipped": self.skipped, "config": self.config }))
+        (
+            arrays,
+            json!({ "step": self.step, "skipped": self.skipped, "config": self.config }),
+        )
     }
 
     /// State that [`Optimizer::state`] gave.
-    pub fn restore(params: &Params, arrays: &[Array], prefix: &str, json: &Value) -> Result<Self, Error> {
+    pub fn restore(
+        params: &Params,
+        arrays: &[Array],
+        prefix: &str,
+        json: &Value,
+    ) -> Result<Self, Error> {
         let bad = |e: String| Error::bag("optimizer", e);
-        let config = serde_json::from_value(json["config"].clone()).map_err(|e| bad(e.to_string()))?;
+        let config =
+            serde_json::from_value(json["config"].clone()).map_err(|e| bad(e.to_string()))?;
         let mut this = Self::new(params, config);
-        let count = |key: &str| json[key].as_u64().map(|n| n as u32).ok_or_else(|| bad(format!("`{key}` is missing")));
+        let count = |key: &str| {
+            json[key]
+                .as_u64()
+                .map(|n| n as u32)
+                .ok_or_else(|| bad(format!("`{key}` is missing")))
+        };
         (this.step, this.skipped) = (count("step")?, count("skipped")?);
-        for (kind, list) in [("first", &mut this.first), ("second", &mut this.second), ("slow", &mut this.slow)] {
+        for (kind, list) in [
+            ("first", &mut this.first),
+            ("second", &mut this.second),
+            ("slow", &mut this.slow),
+        ] {
             for (name, t) in crate::checkpoint::named(arrays, &format!("{prefix}{kind}/")) {
-                let slot = params.slot(&name).ok_or_else(|| bad(format!("state of an unknown tensor `{name}`")))?;
+                let slot = params
+                    .slot(&name)
+                    .ok_or_else(|| bad(format!("state of an unknown tensor `{name}`")))?;
                 if t.dims() != params.at(slot).dims() {
-                    return Err(bad(format!("state of `{name}` has shape {:?}, the tensor {:?}", t.dims(), params.at(slot).dims())));
+                    return Err(bad(format!(
+                        "state of `{name}` has shape {:?}, the tensor {:?}",
+                        t.dims(),
+                        params.at(slot).dims()
+                    )));
                 }
                 list[slot] = Some(t);
             }
@@ -181,7 +253,9 @@ impl Optimizer {
 
 /// w <- w - lr (scale u + decay w [u w >= 0])
 fn muon_update(w: &mut Tensor, u: &Tensor, lr: f32, scale: f32, decay: f32) {
-    w.update_(u, move |w, u| w - lr * (scale * u + if u * w >= 0.0 { decay * w } else { 0.0 }));
+    w.update_(u, move |w, u| {
+        w - lr * (scale * u + if u * w >= 0.0 { decay * w } else { 0.0 })
+    });
 }
 
 /// Shrinks the gains of heads whose logits grew beyond `tau`; returns how many.

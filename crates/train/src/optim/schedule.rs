@@ -7,7 +7,15 @@ use super::OptimConfig;
 pub fn lr_scale(step: u64, total: u64, config: &OptimConfig) -> f32 {
     let total = total.max(1) as f64;
     let (warm, cool) = (config.warmup * total, config.cooldown * total);
-    let up = if warm > 0.0 { (step as f64 + 1.0) / warm } else { 1.0 };
-    let down = if cool > 0.0 { (total - step as f64) / cool } else { 1.0 };
+    let up = if warm > 0.0 {
+        (step as f64 + 1.0) / warm
+    } else {
+        1.0
+    };
+    let down = if cool > 0.0 {
+        (total - step as f64) / cool
+    } else {
+        1.0
+    };
     up.min(down).clamp(0.0, 1.0) as f32
 }

@@ -13,7 +13,9 @@ use tensor::{Grads, Tape, Tensor};
 
 /// Loss of each row when every token stops after pass 1, 2, ..: [passes][rows].
 pub fn losses_by_depth(model: &Cognate, batch: &Batch, targets: &[u32]) -> Vec<Vec<f32>> {
-    (1..=model.config.passes).map(|d| model.nll(batch, targets, Depth::Fixed(d)).0).collect()
+    (1..=model.config.passes)
+        .map(|d| model.nll(batch, targets, Depth::Fixed(d)).0)
+        .collect()
 }
 
 /// Fits the gate by AdamW over the given batches of pieces, one step each.
@@ -22,8 +24,14 @@ pub fn fit(model: &mut Cognate, batches: &[Vec<Piece>], lr: f32) {
     if gates == 0 {
         return;
     }
-    let slots = ["exit.weight", "exit.bias"].map(|n| model.params.slot(n).expect("a looped model has a gate"));
-    let mut moments = slots.map(|s| (Tensor::zeros(model.params.at(s).dims()), Tensor::zeros(model.params.at(s).dims())));
+    let slots = ["exit.weight", "exit.bias"]
+        .map(|n| model.params.slot(n).expect("a looped model has a gate"));
+    let mut moments = slots.map(|s| {
+        (
+            Tensor::zeros(model.params.at(s).dims()),
+            Tensor::zeros(model.params.at(s).dims()),
+        )
+    });
     for (step, pieces) in batches.iter().enumerate() {
         let (batch, targets, _) = rows(pieces);
         let losses = losses_by_depth(model, &batch, &targets);
@@ -35,14 +43,25 @@ pub fn fit(model: &mut Cognate, batches: &[Vec<Piece>], lr: f32) {
             let out = model.forward(&p, &batch, Depth::Full, None, false);
             let mut total = None;
             for (pass, (_, logits)) in out.gates.iter().enumerate() {
-                let want: Vec<f32> = losses[pass].iter().zip(&losses[pass + 1]).map(|(a, b)| 1.0 / (1.0 + (-50.0 * ((a - b).max(0.0) - 0.005)).exp())).collect();
+                let want: Vec<f32> = losses[pass]
+                    .iter()
+                    .zip(&losses[pass + 1])
+                    .map(|(a, b)| 1.0 / (1.0 + (-50.0 * ((a - b).max(0.0) - 0.005)).exp()))
+                    .collect();
                 let n = want.len();
                 // -(y ln p + (1 - y) ln(1 - p)), with ln(1 - p) = ln p - logit
                 let prob = tape.clamp(tape.sigmoid(*logits), 1e-6, 1.0 - 1e-6);
                 let log_p = tape.log(prob);
                 let flat = tape.reshape(*logits, &[n]);
-                let first = tape.weighted_sum(tape.reshape(log_p, &[n]), vec![-1.0 / n as f32; n].into());
-                let second = tape.weighted_sum(flat, want.iter().map(|y| (1.0 - y) / n as f32).collect::<Vec<_>>().into());
+                let first =
+                    tape.weighted_sum(tape.reshape(log_p, &[n]), vec![-1.0 / n as f32; n].into());
+                let second = tape.weighted_sum(
+                    flat,
+                    want.iter()
+                        .map(|y| (1.0 - y) / n as f32)
+                        .collect::<Vec<_>>()
+                        .into(),
+                );
                 let loss = tape.add(first, second);
                 total = Some(total.map_or(loss, |t| tape.add(t, loss)));
             }
@@ -52,7 +71,20 @@ pub fn fit(model: &mut Cognate, batches: &[Vec<Piece>], lr: f32) {
         }
         for (slot, (m, v)) in slots.iter().zip(&mut moments) {
             if let Some(g) = grads.get(*slot).cloned() {
-                adamw_(model.params.at_mut(*slot), &g, m, v, AdamW { lr, beta1: 0.9, beta2: 0.95, eps: 1e-8, weight_decay: 0.0, step: step as u32 + 1 });
+                adamw_(
+                    model.params.at_mut(*slot),
+                    &g,
+                    m,
+                    v,
+                    AdamW {
+                        lr,
+                        beta1: 0.9,
+                        beta2: 0.95,
+                        eps: 1e-8,
+                        weight_decay: 0.0,
+                        step: step as u32 + 1,
+                    },
+                );
             }
         }
     }

@@ -17,11 +17,19 @@ pub struct Sample {
 
 impl Sample {
     /// About `rows` rows from the documents, taken in turn from each family, pieces of at most `sequence`.
-    pub fn new(tokenizer: &Tokenizer, documents: &[&Document], rows: usize, sequence: usize) -> Self {
+    pub fn new(
+        tokenizer: &Tokenizer,
+        documents: &[&Document],
+        rows: usize,
+        sequence: usize,
+    ) -> Self {
         let mut families: Vec<_> = documents.iter().map(|d| d.family).collect();
         families.sort();
         families.dedup();
-        let mut queues: Vec<_> = families.iter().map(|f| documents.iter().filter(move |d| d.family == *f)).collect();
+        let mut queues: Vec<_> = families
+            .iter()
+            .map(|f| documents.iter().filter(move |d| d.family == *f))
+            .collect();
         let (mut pieces, mut total) = (Vec::new(), 0);
         'fill: loop {
             let mut any = false;
@@ -90,7 +98,11 @@ pub fn behaviour(model: &Cognate, sample: &Sample, largest: usize, seed: u64) ->
     let out = model.forward(&p, &sample.batch, Depth::Halting, None, true);
     let forward_ms = start.elapsed().as_secs_f64() * 1e3 * 256.0 / sample.batch.len() as f64;
     let flops = tape.flops() as f64 / sample.batch.len() as f64;
-    let nll = tape.cross_entropy(out.hidden, p.var("embed.weight"), sample.targets.clone().into());
+    let nll = tape.cross_entropy(
+        out.hidden,
+        p.var("embed.weight"),
+        sample.targets.clone().into(),
+    );
     let loss = mean(&tape.value(nll).to_vec());
     let memory_use = memory_use(model, &tape, &out, largest);
     let order = Counted::new(seed, "random halting", 0).permutation(out.depths.len());
@@ -99,7 +111,8 @@ pub fn behaviour(model: &Cognate, sample: &Sample, largest: usize, seed: u64) ->
     for &d in &out.depths {
         passes[d as usize - 1] += 1;
     }
-    let mean_depth = out.depths.iter().map(|&d| f64::from(d)).sum::<f64>() / out.depths.len() as f64;
+    let mean_depth =
+        out.depths.iter().map(|&d| f64::from(d)).sum::<f64>() / out.depths.len() as f64;
     let mut silent = model.clone();
     silent.config.theta_max = 0.0;
     Behaviour {
@@ -117,12 +130,21 @@ pub fn behaviour(model: &Cognate, sample: &Sample, largest: usize, seed: u64) ->
 
 /// exp(entropy) of the share of reads of each slot, over all memory layers, divided by `largest`.
 fn memory_use(model: &Cognate, tape: &Tape, out: &model::Output, largest: usize) -> f64 {
-    let Some(context) = &out.context else { return 0.0 };
+    let Some(context) = &out.context else {
+        return 0.0;
+    };
     let mut total = 0.0;
     for m in &context.memories {
-        let reads = tape.memory_slot_reads(m.operands.q, m.operands.keys, model.memory_shape()).to_vec();
+        let reads = tape
+            .memory_slot_reads(m.operands.q, m.operands.keys, model.memory_shape())
+            .to_vec();
         let sum: f64 = reads.iter().map(|&x| f64::from(x)).sum();
-        let entropy: f64 = reads.iter().map(|&x| f64::from(x) / sum).filter(|&p| p > 0.0).map(|p| -p * p.ln()).sum();
+        let entropy: f64 = reads
+            .iter()
+            .map(|&x| f64::from(x) / sum)
+            .filter(|&p| p > 0.0)
+            .map(|p| -p * p.ln())
+            .sum();
         total += entropy.exp();
     }
     total / context.memories.len().max(1) as f64 / largest as f64

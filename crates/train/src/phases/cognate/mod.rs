@@ -77,18 +77,39 @@ impl CognatePhase {
             averaged: 0,
         };
         let model = Cognate::new(config, cx.recipe.seed);
-        Ok(Self { trainees: vec![Trainee::new(plan, model, r.optim.clone())], results: Results::default(), recipe: r.clone(), line: String::new() })
+        Ok(Self {
+            trainees: vec![Trainee::new(plan, model, r.optim.clone())],
+            results: Results::default(),
+            recipe: r.clone(),
+            line: String::new(),
+        })
     }
 
     /// Goes on from a checkpoint.
     pub fn restore(cx: &Context, bag: &Bag) -> Result<Self, Error> {
         if bag.version != VERSION {
-            return Err(Error::bag("cognate", format!("its version is {}, this program reads {VERSION}", bag.version)));
+            return Err(Error::bag(
+                "cognate",
+                format!(
+                    "its version is {}, this program reads {VERSION}",
+                    bag.version
+                ),
+            ));
         }
-        let results = serde_json::from_value(bag.json["results"].clone()).map_err(|e| Error::bag("cognate", e))?;
+        let results = serde_json::from_value(bag.json["results"].clone())
+            .map_err(|e| Error::bag("cognate", e))?;
         let list = bag.json["trainees"].as_array().cloned().unwrap_or_default();
-        let trainees = list.iter().enumerate().map(|(i, json)| Trainee::restore(&bag.arrays, &format!("{i}/"), json)).collect::<Result<Vec<_>, _>>()?;
-        Ok(Self { trainees, results, recipe: cx.recipe.cognate.clone(), line: String::new() })
+        let trainees = list
+            .iter()
+            .enumerate()
+            .map(|(i, json)| Trainee::restore(&bag.arrays, &format!("{i}/"), json))
+            .collect::<Result<Vec<_>, _>>()?;
+        Ok(Self {
+            trainees,
+            results,
+            recipe: cx.recipe.cognate.clone(),
+            line: String::new(),
+        })
     }
 
     fn branched(&self) -> bool {
@@ -124,8 +145,16 @@ impl CognatePhase {
         if !self.branched() {
             return Work::Branch;
         }
-        let lowest = (1..4).min_by(|&a, &b| self.trainees[a].fraction().total_cmp(&self.trainees[b].fraction())).expect("three branches");
-        let due = self.results.checks < self.recipe.checks && self.trainees[lowest].fraction() * self.recipe.checks as f64 >= (self.results.checks + 1) as f64;
+        let lowest = (1..4)
+            .min_by(|&a, &b| {
+                self.trainees[a]
+                    .fraction()
+                    .total_cmp(&self.trainees[b].fraction())
+            })
+            .expect("three branches");
+        let due = self.results.checks < self.recipe.checks
+            && self.trainees[lowest].fraction() * self.recipe.checks as f64
+                >= (self.results.checks + 1) as f64;
         if due {
             return Work::Check;
         }
@@ -135,7 +164,11 @@ impl CognatePhase {
         if let Some(i) = (4..self.trainees.len()).find(|&i| !self.trainees[i].finished()) {
             return Work::Train(i);
         }
-        match (self.results.gated as usize + 1, self.results.evaluated.len(), self.results.barriers.len()) {
+        match (
+            self.results.gated as usize + 1,
+            self.results.evaluated.len(),
+            self.results.barriers.len(),
+        ) {
             (g, _, _) if g < self.trainees.len() => Work::Gate(g),
             (_, e, _) if e < self.trainees.len() => Work::Evaluate(e),
             (_, _, b) if b < self.pairs().len() => Work::Barrier(b),
@@ -150,42 +183,91 @@ impl CognatePhase {
         let averaged = |total: u64| (total as f64 * r.average) as u64;
         let mut made = Vec::new();
         for (i, name) in BRANCHES.into_iter().enumerate() {
-            let slots = if name == "memory" { cx.recipe.model.slots_large } else { cx.recipe.model.slots_small };
+            let slots = if name == "memory" {
+                cx.recipe.model.slots_large
+            } else {
+                cx.recipe.model.slots_small
+            };
             let mut model = ancestor.with_slots(slots);
             model.config.act_threshold = r.act_thresholds[i];
             let total = r.branch_steps()[i];
-            let plan = Plan { name: name.into(), mixture: Mixture::SPECIALISTS[i], curriculum: true, replay: r.replay, total, loops_from: 0, seed: seed + i as u64, averaged: averaged(total) };
+            let plan = Plan {
+                name: name.into(),
+                mixture: Mixture::SPECIALISTS[i],
+                curriculum: true,
+                replay: r.replay,
+                total,
+                loops_from: 0,
+                seed: seed + i as u64,
+                averaged: averaged(total),
+            };
             made.push(Trainee::new(plan, model, r.branch_optim.clone()));
         }
         for (i, (name, total)) in self.controls().into_iter().enumerate() {
             let pooled = name == "pooled";
-            let model = if pooled { ancestor.clone() } else { Cognate::new(ancestor.config.clone(), seed + 1000 + i as u64) };
+            let model = if pooled {
+                ancestor.clone()
+            } else {
+                Cognate::new(ancestor.config.clone(), seed + 1000 + i as u64)
+            };
             let plan = Plan {
                 name: name.into(),
                 mixture: Mixture::Mean,
                 curriculum: pooled,
                 replay: r.replay,
                 total,
-                loops_from: if pooled { 0 } else { (r.ancestor_steps as f64 * r.loops_from) as u64 },
+                loops_from: if pooled {
+                    0
+                } else {
+                    (r.ancestor_steps as f64 * r.loops_from) as u64
+                },
                 seed: seed + 1000 + i as u64,
                 averaged: averaged(total),
             };
-            made.push(Trainee::new(plan, model, if pooled { r.branch_optim.clone() } else { r.optim.clone() }));
+            made.push(Trainee::new(
+                plan,
+                model,
+                if pooled {
+                    r.branch_optim.clone()
+                } else {
+                    r.optim.clone()
+                },
+            ));
         }
         self.trainees.extend(made);
-        cx.event(&cx.key(folder("cognate"), "", self.done()), "branched", &json!({ "ancestor_tokens": self.trainees[0].tokens }))
+        cx.event(
+            &cx.key(folder("cognate"), "", self.done()),
+            "branched",
+            &json!({ "ancestor_tokens": self.trainees[0].tokens }),
+        )
     }
 
     fn sample(&self, cx: &Context, split: Split) -> Sample {
-        Sample::new(&cx.source.tokenizer, &cx.source.texts_of(split, None), self.recipe.measure_tokens, self.recipe.sequence)
+        Sample::new(
+            &cx.source.tokenizer,
+            &cx.source.texts_of(split, None),
+            self.recipe.measure_tokens,
+            self.recipe.sequence,
+        )
     }
 
     /// Training pieces for fitting a gate: batches of the shared mix that training never drew.
     fn gate_batches(&self, cx: &Context, trainee: &Trainee, steps: u64) -> Vec<Vec<data::Piece>> {
         let shares = data::weights(Mixture::Mean, data::Stage::Ancestor, &cx.source.available());
-        let loader = data::Loader::new(cx.source.shards.clone(), data::Mix::of(&shares, &cx.source.shards), trainee.plan.seed, &format!("gate/{}", trainee.plan.name));
+        let loader = data::Loader::new(
+            cx.source.shards.clone(),
+            data::Mix::of(&shares, &cx.source.shards),
+            trainee.plan.seed,
+            &format!("gate/{}", trainee.plan.name),
+        );
         let mut state = data::LoaderState::default();
-        (0..steps).map(|_| loader.batch(&mut state, self.recipe.gate_tokens, self.recipe.sequence).pieces).collect()
+        (0..steps)
+            .map(|_| {
+                loader
+                    .batch(&mut state, self.recipe.gate_tokens, self.recipe.sequence)
+                    .pieces
+            })
+            .collect()
     }
 
     /// Diversity while the branches train, on copies whose gates are fitted briefly.
@@ -196,26 +278,47 @@ impl CognatePhase {
         for i in 1..4 {
             let trainee = &self.trainees[i];
             let mut model = trainee.model.clone();
-            gate::fit(&mut model, &self.gate_batches(cx, trainee, (self.recipe.gate_steps / 4).max(1)), 0.01);
+            gate::fit(
+                &mut model,
+                &self.gate_batches(cx, trainee, (self.recipe.gate_steps / 4).max(1)),
+                0.01,
+            );
             model.standardise_gate(&sample.batch);
             let b = behaviour(&model, &sample, cx.recipe.model.slots_large, cx.recipe.seed);
             let key = cx.key(folder("cognate"), BRANCHES[i - 1], trainee.step);
-            for (name, value) in [("halting_steps", b.halting_steps), ("memory_use", b.memory_use), ("flops_per_token", b.flops_per_token), ("loss", b.loss)] {
+            for (name, value) in [
+                ("halting_steps", b.halting_steps),
+                ("memory_use", b.memory_use),
+                ("flops_per_token", b.flops_per_token),
+                ("loss", b.loss),
+            ] {
                 cx.metric(&key, &format!("model{i}/{name}"), value)?;
             }
             all.push(b);
         }
         let d = diversity(&all);
         let key = cx.key(folder("cognate"), "", check);
-        for (name, value) in [("halting", d.halting), ("memory", d.memory), ("speed", d.speed)] {
+        for (name, value) in [
+            ("halting", d.halting),
+            ("memory", d.memory),
+            ("speed", d.speed),
+        ] {
             cx.metric(&key, &format!("diversity/{name}"), value)?;
         }
         // Branches start identical: the first half of the checks is a grace period.
         if 2 * (check + 1) > self.recipe.checks && d.halting < 2.0 {
-            let id = cx.run.journal().alert(&key, "no-diversity", d.halting, 2.0)?;
+            let id = cx
+                .run
+                .journal()
+                .alert(&key, "no-diversity", d.halting, 2.0)?;
             cx.run.journal().settle_alert(id, "go-on", "automatic")?;
         }
-        self.line = format!("diversity: halting {:.2} memory {:.2} speed {:.0}%", d.halting, d.memory, d.speed * 100.0);
+        self.line = format!(
+            "diversity: halting {:.2} memory {:.2} speed {:.0}%",
+            d.halting,
+            d.memory,
+            d.speed * 100.0
+        );
         self.results.checks += 1;
         Ok(())
     }
@@ -225,12 +328,26 @@ impl CognatePhase {
         let stage = t.stage();
         let (pass, report) = t.train_step(cx)?;
         let key = cx.key(folder("cognate"), &t.plan.name, t.step);
-        let name = if i == 0 { "ancestor".to_string() } else { format!("model{i}") };
-        for (metric, value) in [("loss", pass.nats), ("perplexity", pass.nats.exp()), ("grad_norm", report.grad_norm), ("qk_clips", f64::from(report.qk_clips)), ("tokens", t.tokens as f64)] {
+        let name = if i == 0 {
+            "ancestor".to_string()
+        } else {
+            format!("model{i}")
+        };
+        for (metric, value) in [
+            ("loss", pass.nats),
+            ("perplexity", pass.nats.exp()),
+            ("grad_norm", report.grad_norm),
+            ("qk_clips", f64::from(report.qk_clips)),
+            ("tokens", t.tokens as f64),
+        ] {
             cx.metric(&key, &format!("{name}/{metric}"), value)?;
         }
         if report.skipped {
-            cx.event(&key, "step-skipped", &json!({ "reason": "the gradient is not finite", "skipped": t.optimizer.skipped }))?;
+            cx.event(
+                &key,
+                "step-skipped",
+                &json!({ "reason": "the gradient is not finite", "skipped": t.optimizer.skipped }),
+            )?;
             if t.optimizer.skipped > 10 + t.plan.total as u32 / 10 {
                 return Err(Error::Stopped {
                     reason: format!("{} of {} steps of `{}` had a gradient that is not finite", t.optimizer.skipped, t.step, t.plan.name),
@@ -238,16 +355,37 @@ impl CognatePhase {
                 });
             }
         }
-        self.line = format!("{} {}/{} loss {:.3} ({stage:?})", t.plan.name, t.step, t.plan.total, pass.nats);
+        self.line = format!(
+            "{} {}/{} loss {:.3} ({stage:?})",
+            t.plan.name, t.step, t.plan.total, pass.nats
+        );
         Ok(())
     }
 
     fn evaluate(&mut self, cx: &Context, i: usize) -> Result<(), Error> {
         let t = &self.trainees[i];
-        let path = save_final(cx.run, folder("cognate"), &t.plan.name, &t.model, &cx.source.tokenizer)?;
-        let mut value = report::model(cx, &t.plan.name, Some(&path), &t.model, Split::HeldOut, None)?;
+        let path = save_final(
+            cx.run,
+            folder("cognate"),
+            &t.plan.name,
+            &t.model,
+            &cx.source.tokenizer,
+        )?;
+        let mut value = report::model(
+            cx,
+            &t.plan.name,
+            Some(&path),
+            &t.model,
+            Split::HeldOut,
+            None,
+        )?;
         let sample = self.sample(cx, Split::HeldOut);
-        let b = behaviour(&t.model, &sample, cx.recipe.model.slots_large, cx.recipe.seed);
+        let b = behaviour(
+            &t.model,
+            &sample,
+            cx.recipe.model.slots_large,
+            cx.recipe.seed,
+        );
         if i > 0 {
             value["halting_steps"] = json!(b.halting_steps);
         }
@@ -255,7 +393,11 @@ impl CognatePhase {
         value["tokens"] = json!(t.tokens);
         value["skipped_steps"] = json!(t.optimizer.skipped);
         value["behaviour"] = json!(b);
-        self.line = format!("evaluated {}: {:.3} bits per byte", t.plan.name, value["bits_per_byte"].as_f64().unwrap_or(f64::NAN));
+        self.line = format!(
+            "evaluated {}: {:.3} bits per byte",
+            t.plan.name,
+            value["bits_per_byte"].as_f64().unwrap_or(f64::NAN)
+        );
         self.results.evaluated.push(value);
         Ok(())
     }
@@ -275,7 +417,11 @@ fn diversity(b: &[Behaviour]) -> Diversity {
         v.iter().copied().fold(f64::MIN, f64::max) - v.iter().copied().fold(f64::MAX, f64::min)
     };
     let mean_flops = b.iter().map(|b| b.flops_per_token).sum::<f64>() / b.len() as f64;
-    Diversity { halting: spread(&|b| b.halting_steps), memory: spread(&|b| b.memory_use), speed: spread(&|b| b.flops_per_token) / mean_flops }
+    Diversity {
+        halting: spread(&|b| b.halting_steps),
+        memory: spread(&|b| b.memory_use),
+        speed: spread(&|b| b.flops_per_token) / mean_flops,
+    }
 }
 
 impl Phase for CognatePhase {
@@ -285,14 +431,25 @@ impl Phase for CognatePhase {
 
     fn done(&self) -> u64 {
         let r = &self.results;
-        self.trainees.iter().map(|t| t.step).sum::<u64>() + u64::from(self.branched()) + r.checks + r.gated + (r.evaluated.len() + r.barriers.len()) as u64
+        self.trainees.iter().map(|t| t.step).sum::<u64>()
+            + u64::from(self.branched())
+            + r.checks
+            + r.gated
+            + (r.evaluated.len() + r.barriers.len()) as u64
     }
 
     fn total(&self) -> u64 {
         let r = &self.recipe;
         let controls = self.controls();
         let models = 3 + controls.len() as u64;
-        r.ancestor_steps + r.branch_steps().iter().sum::<u64>() + controls.iter().map(|c| c.1).sum::<u64>() + 1 + r.checks + models + (models + 1) + self.pairs().len() as u64
+        r.ancestor_steps
+            + r.branch_steps().iter().sum::<u64>()
+            + controls.iter().map(|c| c.1).sum::<u64>()
+            + 1
+            + r.checks
+            + models
+            + (models + 1)
+            + self.pairs().len() as u64
     }
 
     fn message(&self) -> String {
@@ -320,7 +477,9 @@ impl Phase for CognatePhase {
                 let (a, b) = (&self.trainees[a], &self.trainees[b]);
                 let nats = barrier(&a.model, &b.model, &sample);
                 self.line = format!("barrier {} - {}: {nats:+.3} nats", a.plan.name, b.plan.name);
-                self.results.barriers.push(json!({ "a": a.plan.name, "b": b.plan.name, "nats": nats }));
+                self.results
+                    .barriers
+                    .push(json!({ "a": a.plan.name, "b": b.plan.name, "nats": nats }));
             }
             Work::Done => {}
         }
@@ -338,17 +497,32 @@ impl Phase for CognatePhase {
             arrays.extend(a);
             list.push(json);
         }
-        Bag { version: VERSION, json: json!({ "results": self.results, "trainees": list }), arrays, files: BTreeMap::new() }
+        Bag {
+            version: VERSION,
+            json: json!({ "results": self.results, "trainees": list }),
+            arrays,
+            files: BTreeMap::new(),
+        }
     }
 
     fn finish(&mut self, cx: &Context) -> Result<Value, Error> {
         let e = &self.results.evaluated;
-        let behaviours: Vec<Behaviour> = e[1..4].iter().map(|m| serde_json::from_value(m["behaviour"].clone())).collect::<Result<_, _>>().map_err(|x| Error::bag("cognate", x))?;
+        let behaviours: Vec<Behaviour> = e[1..4]
+            .iter()
+            .map(|m| serde_json::from_value(m["behaviour"].clone()))
+            .collect::<Result<_, _>>()
+            .map_err(|x| Error::bag("cognate", x))?;
         let d = diversity(&behaviours);
-        let worst = self.results.barriers[..3].iter().filter_map(|b| b["nats"].as_f64()).fold(f64::MIN, f64::max);
+        let worst = self.results.barriers[..3]
+            .iter()
+            .filter_map(|b| b["nats"].as_f64())
+            .fold(f64::MIN, f64::max);
         if worst > self.recipe.barrier_limit {
             let key = cx.key(folder("cognate"), "", self.done());
-            let id = cx.run.journal().alert(&key, "barrier", worst, self.recipe.barrier_limit)?;
+            let id = cx
+                .run
+                .journal()
+                .alert(&key, "barrier", worst, self.recipe.barrier_limit)?;
             cx.run.journal().settle_alert(id, "go-on", "automatic")?;
         }
         Ok(json!({

@@ -51,22 +51,46 @@ pub struct CognateRecipe {
 impl CognateRecipe {
     /// Refuses what cannot run.
     pub fn validate(&self) -> Result<(), Error> {
-        let fail = |key: &str, found: String, allowed: &str| Err(Error::Recipe { key: format!("cognate.{key}"), found: format!("found {found}"), allowed: allowed.into() });
-        for (key, n) in [("ancestor_steps", self.ancestor_steps), ("epoch_steps", self.epoch_steps), ("tokens_per_step", self.tokens_per_step as u64), ("sequence", self.sequence as u64), ("measure_tokens", self.measure_tokens as u64)] {
+        let fail = |key: &str, found: String, allowed: &str| {
+            Err(Error::Recipe {
+                key: format!("cognate.{key}"),
+                found: format!("found {found}"),
+                allowed: allowed.into(),
+            })
+        };
+        for (key, n) in [
+            ("ancestor_steps", self.ancestor_steps),
+            ("epoch_steps", self.epoch_steps),
+            ("tokens_per_step", self.tokens_per_step as u64),
+            ("sequence", self.sequence as u64),
+            ("measure_tokens", self.measure_tokens as u64),
+        ] {
             if n == 0 {
                 return fail(key, "0".into(), "it must be at least 1");
             }
         }
         if self.epochs.contains(&0) {
-            return fail("epochs", format!("{:?}", self.epochs), "every branch trains at least one epoch");
+            return fail(
+                "epochs",
+                format!("{:?}", self.epochs),
+                "every branch trains at least one epoch",
+            );
         }
-        for (key, x) in [("replay", self.replay), ("loops_from", self.loops_from), ("average", self.average)] {
+        for (key, x) in [
+            ("replay", self.replay),
+            ("loops_from", self.loops_from),
+            ("average", self.average),
+        ] {
             if !(0.0..=1.0).contains(&x) {
                 return fail(key, x.to_string(), "a share lies in 0..=1");
             }
         }
         if self.act_thresholds.iter().any(|t| !(0.0..1.0).contains(t)) {
-            return fail("act_thresholds", format!("{:?}", self.act_thresholds), "thresholds lie in 0..1");
+            return fail(
+                "act_thresholds",
+                format!("{:?}", self.act_thresholds),
+                "thresholds lie in 0..1",
+            );
         }
         Ok(())
     }

@@ -1,10 +1,10 @@
 //! One model in training: ancestor, branch or control.
 
+use crate::checkpoint::{array, arrays, model_from, named};
+use crate::optim::StepReport;
 use crate::optim::{OptimConfig, Optimizer, lr_scale};
 use crate::step::{PassReport, TrainDepth, forward_backward};
 use crate::{Context, Error};
-use crate::checkpoint::{array, arrays, model_from, named};
-use crate::optim::StepReport;
 use data::{Loader, LoaderState, Mix, Mixture, Stage, stage_at, weights_with_replay};
 use model::{Cognate, Config};
 use serde::{Deserialize, Serialize};
@@ -73,7 +73,19 @@ impl Trainee {
     /// A trainee about to begin.
     pub fn new(plan: Plan, model: Cognate, optim: OptimConfig) -> Self {
         let optimizer = Optimizer::new(&model.params, optim);
-        Self { plan, model, optimizer, step: 0, tokens: 0, samples: 0, loader: LoaderState::default(), stage: None, average: None, averaged: 0, cached: RefCell::new(None) }
+        Self {
+            plan,
+            model,
+            optimizer,
+            step: 0,
+            tokens: 0,
+            samples: 0,
+            loader: LoaderState::default(),
+            stage: None,
+            average: None,
+            averaged: 0,
+            cached: RefCell::new(None),
+        }
     }
 
     /// Share of its steps done.
@@ -88,7 +100,11 @@ impl Trainee {
 
     /// The curriculum stage of the next step.
     pub fn stage(&self) -> Stage {
-        if self.plan.curriculum { stage_at(self.fraction()) } else { Stage::Ancestor }
+        if self.plan.curriculum {
+            stage_at(self.fraction())
+        } else {
+            Stage::Ancestor
+        }
     }
 
     fn batch(&mut self, cx: &Context, tokens: usize, sequence: usize) -> data::Batch {
@@ -101,9 +117,22 @@ impl Trainee {
         }
         let mut cached = self.cached.borrow_mut();
         if cached.as_ref().is_none_or(|(s, _)| *s != stage) {
-            let shares = weights_with_replay(self.plan.mixture, stage, &cx.source.available(), self.plan.replay);
+            let shares = weights_with_replay(
+                self.plan.mixture,
+                stage,
+                &cx.source.available(),
+                self.plan.replay,
+            );
             let mix = Mix::of(&shares, &cx.source.shards);
-            *cached = Some((stage, Loader::new(cx.source.shards.clone(), mix, self.plan.seed, &self.plan.name)));
+            *cached = Some((
+                stage,
+                Loader::new(
+                    cx.source.shards.clone(),
+                    mix,
+                    self.plan.seed,
+                    &self.plan.name,
+                ),
+            ));
         }
         let (_, loader) = cached.as_ref().expect("filled just above");
         loader.batch(&mut self.loader, tokens, sequence)
@@ -113,11 +142,20 @@ impl Trainee {
     pub fn train_step(&mut self, cx: &Context) -> Result<(PassReport, StepReport), Error> {
         let recipe = &cx.recipe.cognate;
         let batch = self.batch(cx, recipe.tokens_per_step, recipe.sequence);
-        let depth = if self.step < self.plan.loops_from { TrainDepth::One } else { TrainDepth::Random { seed: self.plan.seed, step: self.step } };
+        let depth = if self.step < self.plan.loops_from {
+            TrainDepth::One
+        } else {
+            TrainDepth::Random {
+                seed: self.plan.seed,
+                step: self.step,
+            }
+        };
         let mut grads = Grads::new(self.model.params.len());
         let pass = forward_backward(&self.model, &batch, depth, recipe.micro_tokens, &mut grads);
         let scale = lr_scale(self.step, self.plan.total, &self.optimizer.config);
-        let report = self.optimizer.step(&mut self.model.params, &mut grads, scale, &pass.peaks);
+        let report = self
+            .optimizer
+            .step(&mut self.model.params, &mut grads, scale, &pass.peaks);
         self.step += 1;
         self.tokens += pass.predictions as u64;
         self.samples += batch.pieces.len() as u64;
@@ -133,7 +171,11 @@ impl Trainee {
     /// Takes the weights of this step into the running mean.
     fn accumulate(&mut self) {
         let params = &self.model.params;
-        let average = self.average.get_or_insert_with(|| (0..params.len()).map(|i| Tensor::zeros(params.at(i).dims())).collect());
+        let average = self.average.get_or_insert_with(|| {
+            (0..params.len())
+                .map(|i| Tensor::zeros(params.at(i).dims()))
+                .collect()
+        });
         self.averaged += 1;
         let share = 1.0 / self.averaged as f32;
         for (i, a) in average.iter_mut().enumerate() {
@@ -153,11 +195,16 @@ impl Trainee {
     /// Its state: arrays behind `prefix`, and JSON. A finished trainee keeps its model only.
     pub fn save(&self, prefix: &str) -> (Vec<Array>, serde_json::Value) {
         let mut all = arrays(&self.model, &format!("{prefix}model/"));
-        let (state, json) = self.optimizer.state(&self.model.params, &format!("{prefix}optimizer/"));
+        let (state, json) = self
+            .optimizer
+            .state(&self.model.params, &format!("{prefix}optimizer/"));
         if !self.finished() {
             all.extend(state);
             for (i, a) in self.average.iter().flatten().enumerate() {
-                all.push(array(format!("{prefix}average/{}", self.model.params.names()[i]), a));
+                all.push(array(
+                    format!("{prefix}average/{}", self.model.params.names()[i]),
+                    a,
+                ));
             }
         }
         let saved = Saved {
@@ -176,14 +223,25 @@ impl Trainee {
 
     /// What [`Trainee::save`] gave.
     pub fn restore(all: &[Array], prefix: &str, json: &serde_json::Value) -> Result<Self, Error> {
-        let saved: Saved = serde_json::from_value(json.clone()).map_err(|e| Error::bag("cognate", e))?;
+        let saved: Saved =
+            serde_json::from_value(json.clone()).map_err(|e| Error::bag("cognate", e))?;
         let model = model_from(saved.config, all, &format!("{prefix}model/"))?;
-        let optimizer = Optimizer::restore(&model.params, all, &format!("{prefix}optimizer/"), &saved.optimizer)?;
+        let optimizer = Optimizer::restore(
+            &model.params,
+            all,
+            &format!("{prefix}optimizer/"),
+            &saved.optimizer,
+        )?;
         let mut average = named(all, &format!("{prefix}average/"));
         let average = if average.is_empty() {
             None
         } else {
-            let list: Option<Vec<Tensor>> = model.params.names().iter().map(|n| average.remove(n)).collect();
+            let list: Option<Vec<Tensor>> = model
+                .params
+                .names()
+                .iter()
+                .map(|n| average.remove(n))
+                .collect();
             Some(list.ok_or_else(|| Error::bag("cognate", "an averaged tensor is missing"))?)
         };
         Ok(Self {

@@ -1,8 +1,11 @@
 //! The phase around the search: parents from Phase 1, measuring children, the random-search baseline,
 //! the champion, and its comparison on the held-out split.
 
-use super::{Child, Contender, Error as SearchError, Evaluate, EvaluateError, Genome, Measures, Parents, Sample, Search, Settings, Space, Split, Weights, decode, fitness};
 use super::{Accuracy, combination_name, mean_distance};
+use super::{
+    Child, Contender, Error as SearchError, Evaluate, EvaluateError, Genome, Measures, Parents,
+    Sample, Search, Settings, Space, Split, Weights, decode, fitness,
+};
 use crate::checkpoint::{load_final, save_final};
 use crate::evaluate;
 use crate::phase::folder;
@@ -67,7 +70,11 @@ struct Results {
 }
 
 fn weights(model: &Cognate) -> Weights {
-    model.params.iter().map(|(n, t)| (n.to_string(), t.to_vec())).collect()
+    model
+        .params
+        .iter()
+        .map(|(n, t)| (n.to_string(), t.to_vec()))
+        .collect()
 }
 
 /// A child as a model: weights, block scales and threshold over the template's configuration; the exit gate
@@ -78,9 +85,22 @@ fn materialise(child: &Child, template: &Cognate, calibration: &Batch) -> Cognat
         b.scale = s;
     }
     config.act_threshold = child.threshold as f32;
-    let values: BTreeMap<String, Tensor> = child.weights.iter().map(|(n, v)| (n.clone(), Tensor::from_vec(v.clone(), template.params.get(n).dims()))).collect();
-    let params = Params::from_named(&config, values, |_| false, 0).expect("a child has its parents' tensors");
-    let mut model = Cognate { params, ..Cognate::empty(config) };
+    let values: BTreeMap<String, Tensor> = child
+        .weights
+        .iter()
+        .map(|(n, v)| {
+            (
+                n.clone(),
+                Tensor::from_vec(v.clone(), template.params.get(n).dims()),
+            )
+        })
+        .collect();
+    let params = Params::from_named(&config, values, |_| false, 0)
+        .expect("a child has its parents' tensors");
+    let mut model = Cognate {
+        params,
+        ..Cognate::empty(config)
+    };
     model.standardise_gate(calibration);
     model
 }
@@ -106,11 +126,20 @@ impl Judge<'_> {
     fn data(&self, split: Split) -> (Vec<&Document>, Vec<&Item>) {
         let split = Self::split(split);
         let texts = in_turn(self.source.texts_of(split, None), |d| d.dataset.clone());
-        let items = self.source.items_of(split).into_iter().filter(|i| matches!(i.answer, Answer::Choice { .. })).collect();
+        let items = self
+            .source
+            .items_of(split)
+            .into_iter()
+            .filter(|i| matches!(i.answer, Answer::Choice { .. }))
+            .collect();
         (texts, in_turn(items, |i| i.dataset.clone()))
     }
 
-    fn measure(&self, model: &Cognate, sample: Sample) -> Result<(Measures, Vec<f64>), EvaluateError> {
+    fn measure(
+        &self,
+        model: &Cognate,
+        sample: Sample,
+    ) -> Result<(Measures, Vec<f64>), EvaluateError> {
         let (texts, items) = self.data(sample.split);
         let texts = &texts[..sample.items.min(texts.len())];
         let items = &items[..sample.items.min(items.len())];
@@ -132,9 +161,14 @@ impl Judge<'_> {
             let tape = Tape::inference();
             let p = Bound::new(&tape, &model.params);
             let out = model.forward(&p, &batch, Depth::Halting, None, false);
-            let nll = tape.value(tape.cross_entropy(out.hidden, p.var("embed.weight"), targets.into())).to_vec();
+            let nll = tape
+                .value(tape.cross_entropy(out.hidden, p.var("embed.weight"), targets.into()))
+                .to_vec();
             for rows in batch.segments.iter() {
-                per_text.push(nll[rows.clone()].iter().map(|&x| f64::from(x)).sum::<f64>() / rows.len() as f64);
+                per_text.push(
+                    nll[rows.clone()].iter().map(|&x| f64::from(x)).sum::<f64>()
+                        / rows.len() as f64,
+                );
             }
             nats += nll.iter().map(|&x| f64::from(x)).sum::<f64>();
             tokens += nll.len();
@@ -146,17 +180,34 @@ impl Judge<'_> {
         let scores = evaluate::items(model, tokenizer, items, 1);
         let accuracies = evaluate::by_task(items, &scores)
             .into_iter()
-            .map(|(task, s)| Accuracy { task, correct: s.accuracy * s.items as f64, n: s.items as u64, chance: s.chance })
+            .map(|(task, s)| Accuracy {
+                task,
+                correct: s.accuracy * s.items as f64,
+                n: s.items as u64,
+                chance: s.chance,
+            })
             .collect();
-        let measures = Measures { nats: nats / tokens.max(1) as f64, accuracies, counted_flops: flops as f64, bytes: bytes(model) };
+        let measures = Measures {
+            nats: nats / tokens.max(1) as f64,
+            accuracies,
+            counted_flops: flops as f64,
+            bytes: bytes(model),
+        };
         Ok((measures, per_text))
     }
 }
 
 /// Bytes of the tensors of the blocks that run.
 fn bytes(model: &Cognate) -> f64 {
-    let runs = |name: &str| model::params::block_of(name).is_none_or(|b| model.config.blocks[b].scale != 0.0);
-    model.params.iter().filter(|(n, _)| runs(n)).map(|(_, t)| t.numel() * 4).sum::<usize>() as f64
+    let runs = |name: &str| {
+        model::params::block_of(name).is_none_or(|b| model.config.blocks[b].scale != 0.0)
+    };
+    model
+        .params
+        .iter()
+        .filter(|(n, _)| runs(n))
+        .map(|(_, t)| t.numel() * 4)
+        .sum::<usize>() as f64
 }
 
 /// Round-robin over groups, keeping the order within each.
@@ -181,8 +232,12 @@ impl Evaluate for Judge<'_> {
         let mut h = blake3::Hasher::new();
         h.update(self.source.tokenizer.hash().as_bytes());
         h.update(&(self.sequence as u64).to_le_bytes());
-        texts.iter().for_each(|d| { h.update(d.text.as_bytes()); });
-        items.iter().for_each(|i| { h.update(i.prompt.as_bytes()); });
+        texts.iter().for_each(|d| {
+            h.update(d.text.as_bytes());
+        });
+        items.iter().for_each(|i| {
+            h.update(i.prompt.as_bytes());
+        });
         h.finalize().to_hex().to_string()
     }
 
@@ -193,18 +248,26 @@ impl Evaluate for Judge<'_> {
         if nll.iter().all(|x| x.is_finite()) {
             Ok(())
         } else {
-            Err(EvaluateError::Dead("its forward pass gives values that are not finite".into()))
+            Err(EvaluateError::Dead(
+                "its forward pass gives values that are not finite".into(),
+            ))
         }
     }
 
     fn evaluate(&self, child: &Child, sample: Sample) -> Result<Measures, EvaluateError> {
-        self.measure(&materialise(child, self.template, &self.calibration), sample).map(|m| m.0)
+        self.measure(
+            &materialise(child, self.template, &self.calibration),
+            sample,
+        )
+        .map(|m| m.0)
     }
 }
 
 /// A fixed, small sample for standardising gates: the first texts of the fitness split.
 fn calibration(source: &Source) -> Batch {
-    let texts = in_turn(source.texts_of(data::Split::Fitness, None), |d| d.dataset.clone());
+    let texts = in_turn(source.texts_of(data::Split::Fitness, None), |d| {
+        d.dataset.clone()
+    });
     let mut pieces = Vec::new();
     let mut rows = 0;
     for d in texts {
@@ -223,8 +286,15 @@ fn calibration(source: &Source) -> Batch {
 impl EvomergePhase {
     /// Loads the parents from the final models of Phase 1 (ancestor, then the three branches).
     fn load(cx: &Context, files: &[&Path; 4]) -> Result<(Parents, Cognate), Error> {
-        let mut models = files.iter().map(|p| Ok(load_final(p)?.0)).collect::<Result<Vec<_>, Error>>()?;
-        let slots = models.iter().map(|m| m.config.slots).max().expect("four models");
+        let mut models = files
+            .iter()
+            .map(|p| Ok(load_final(p)?.0))
+            .collect::<Result<Vec<_>, Error>>()?;
+        let slots = models
+            .iter()
+            .map(|m| m.config.slots)
+            .max()
+            .expect("four models");
         models = models.iter().map(|m| m.with_slots(slots)).collect();
         let thresholds = [1, 2, 3].map(|i| f64::from(models[i].config.act_threshold));
         let arcs: Vec<Arc<Weights>> = models.iter().map(|m| Arc::new(weights(m))).collect();
@@ -241,22 +311,49 @@ impl EvomergePhase {
 
     /// The files of Phase 1 in a run.
     pub fn inputs(run: &store::Run) -> [std::path::PathBuf; 4] {
-        ["ancestor", "reasoning", "memory", "speed"].map(|n| run.dir().join(folder("cognate")).join("final").join(format!("{n}.safetensors")))
+        ["ancestor", "reasoning", "memory", "speed"].map(|n| {
+            run.dir()
+                .join(folder("cognate"))
+                .join("final")
+                .join(format!("{n}.safetensors"))
+        })
     }
 
     /// Begins the phase from the final models of Phase 1.
     pub fn start(cx: &Context, files: &[&Path; 4]) -> Result<Self, Error> {
         let r = &cx.recipe.evomerge;
         let (parents, template) = Self::load(cx, files)?;
-        let settings = Settings { seed: cx.recipe.seed, rounds: r.rounds.clone(), mutation: r.mutation, diversity: r.diversity, injection_every: r.injection_every, sweep: r.sweep.clone(), ..Settings::default() };
+        let settings = Settings {
+            seed: cx.recipe.seed,
+            rounds: r.rounds.clone(),
+            mutation: r.mutation,
+            diversity: r.diversity,
+            injection_every: r.injection_every,
+            sweep: r.sweep.clone(),
+            ..Settings::default()
+        };
         let search = Search::new(settings, &parents)?;
-        Ok(Self { parents, template, search, random: None, results: Results::default(), recipe: r.clone(), line: String::new() })
+        Ok(Self {
+            parents,
+            template,
+            search,
+            random: None,
+            results: Results::default(),
+            recipe: r.clone(),
+            line: String::new(),
+        })
     }
 
     /// Goes on from a checkpoint.
     pub fn restore(cx: &Context, files: &[&Path; 4], bag: &Bag) -> Result<Self, Error> {
         if bag.version != VERSION {
-            return Err(Error::bag("evomerge", format!("its version is {}, this program reads {VERSION}", bag.version)));
+            return Err(Error::bag(
+                "evomerge",
+                format!(
+                    "its version is {}, this program reads {VERSION}",
+                    bag.version
+                ),
+            ));
         }
         let (parents, template) = Self::load(cx, files)?;
         let get = |key: &str| bag.json[key].clone();
@@ -273,7 +370,12 @@ impl EvomergePhase {
     }
 
     fn judge<'a>(&'a self, source: &'a Source) -> Judge<'a> {
-        Judge { source, template: &self.template, calibration: calibration(source), sequence: self.recipe.sequence }
+        Judge {
+            source,
+            template: &self.template,
+            calibration: calibration(source),
+            sequence: self.recipe.sequence,
+        }
     }
 
     fn evolved(&self) -> bool {
@@ -281,31 +383,65 @@ impl EvomergePhase {
     }
 
     fn random_done(&self) -> bool {
-        !self.recipe.random_search || self.random.as_ref().is_some_and(|r| r.work().scored_items >= self.search_items())
+        !self.recipe.random_search
+            || self
+                .random
+                .as_ref()
+                .is_some_and(|r| r.work().scored_items >= self.search_items())
     }
 
     /// Items that evolution scored, the choice aside.
     fn search_items(&self) -> u64 {
-        self.search.history.iter().map(|g| g.work.scored_items).max().unwrap_or(0).max(self.search.history.iter().map(|g| g.work.scored_items).sum())
+        self.search
+            .history
+            .iter()
+            .map(|g| g.work.scored_items)
+            .max()
+            .unwrap_or(0)
+            .max(
+                self.search
+                    .history
+                    .iter()
+                    .map(|g| g.work.scored_items)
+                    .sum(),
+            )
     }
 
     fn workers() -> usize {
-        std::thread::available_parallelism().map_or(1, usize::from).min(8)
+        std::thread::available_parallelism()
+            .map_or(1, usize::from)
+            .min(8)
     }
 
     fn generation(&mut self, cx: &Context) -> Result<(), Error> {
         let mut search = self.search.clone();
         let (parents, judge) = (&self.parents, self.judge(cx.source));
-        let g = search.next_generation(parents, &judge, Self::workers())?.clone();
+        let g = search
+            .next_generation(parents, &judge, Self::workers())?
+            .clone();
         let key = cx.key(folder("evomerge"), "", g.generation);
-        for (name, value) in [("generation", g.generation as f64), ("best_fitness", g.best_fitness), ("mean_fitness", g.mean_fitness), ("diversity", g.diversity), ("improvement", g.improvement)] {
+        for (name, value) in [
+            ("generation", g.generation as f64),
+            ("best_fitness", g.best_fitness),
+            ("mean_fitness", g.mean_fitness),
+            ("diversity", g.diversity),
+            ("improvement", g.improvement),
+        ] {
             cx.metric(&key, name, value)?;
         }
         if g.injected {
-            let id = cx.run.journal().alert(&key, "premature-convergence", g.diversity, self.recipe.diversity)?;
+            let id = cx.run.journal().alert(
+                &key,
+                "premature-convergence",
+                g.diversity,
+                self.recipe.diversity,
+            )?;
             cx.run.journal().settle_alert(id, "inject", "automatic")?;
         }
-        self.line = format!("generation {} best {:.4} mean {:.4} diversity {:.2}", g.generation, g.best_fitness, g.mean_fitness, g.diversity);
+        self.line = format!(
+            "generation {} best {:.4} mean {:.4} diversity {:.2}",
+            g.generation, g.best_fitness, g.mean_fitness, g.diversity
+        );
         self.search = search;
         Ok(())
     }
@@ -317,7 +453,11 @@ impl EvomergePhase {
         };
         let judge = self.judge(cx.source);
         random.next_generation(&self.parents, &judge, Self::workers())?;
-        self.line = format!("random search, {} of {} items scored", random.work().scored_items, self.search_items());
+        self.line = format!(
+            "random search, {} of {} items scored",
+            random.work().scored_items,
+            self.search_items()
+        );
         self.random = Some(random);
         Ok(())
     }
@@ -328,10 +468,27 @@ impl EvomergePhase {
         let judge = self.judge(cx.source);
         let champion = search.choose(&self.parents, &judge, Self::workers(), (n, items))?;
         // The best parent is chosen on the selection split too.
-        let contenders: Vec<(String, Genome)> = (0..3).map(|i| (format!("parent{i}"), Genome::parent(i, &self.parents))).collect();
-        let rows = search.compare(&self.parents, &judge, Self::workers(), &contenders, Sample { split: Split::Selection, items })?;
-        let best = (0..3).max_by(|&a, &b| rows[a].fitness.total_cmp(&rows[b].fitness)).expect("three parents");
-        self.line = format!("champion {} with fitness {:.4} on the selection split", combination_name(champion.individual.genome.bits), champion.finalists[0].fitness);
+        let contenders: Vec<(String, Genome)> = (0..3)
+            .map(|i| (format!("parent{i}"), Genome::parent(i, &self.parents)))
+            .collect();
+        let rows = search.compare(
+            &self.parents,
+            &judge,
+            Self::workers(),
+            &contenders,
+            Sample {
+                split: Split::Selection,
+                items,
+            },
+        )?;
+        let best = (0..3)
+            .max_by(|&a, &b| rows[a].fitness.total_cmp(&rows[b].fitness))
+            .expect("three parents");
+        self.line = format!(
+            "champion {} with fitness {:.4} on the selection split",
+            combination_name(champion.individual.genome.bits),
+            champion.finalists[0].fitness
+        );
         self.search = search;
         self.results.best_parent = best;
         self.results.champion = Some(champion);
@@ -339,12 +496,28 @@ impl EvomergePhase {
     }
 
     fn compare(&mut self, cx: &Context) -> Result<(), Error> {
-        let sample = Sample { split: Split::HeldOut, items: self.recipe.comparison_items };
-        let champion = self.results.champion.clone().expect("chosen before it is compared");
+        let sample = Sample {
+            split: Split::HeldOut,
+            items: self.recipe.comparison_items,
+        };
+        let champion = self
+            .results
+            .champion
+            .clone()
+            .expect("chosen before it is compared");
         let space = Space::of(&self.parents);
-        let mut contenders = vec![("champion".to_string(), champion.individual.genome.clone()), ("best_parent".into(), Genome::parent(self.results.best_parent, &self.parents))];
+        let mut contenders = vec![
+            ("champion".to_string(), champion.individual.genome.clone()),
+            (
+                "best_parent".into(),
+                Genome::parent(self.results.best_parent, &self.parents),
+            ),
+        ];
         contenders.extend((0..3).map(|i| (format!("parent{i}"), Genome::parent(i, &self.parents))));
-        let sweep = self.search.best_of_sweep().map_or(Genome::arithmetic(0.4, space), |m| m.genome);
+        let sweep = self
+            .search
+            .best_of_sweep()
+            .map_or(Genome::arithmetic(0.4, space), |m| m.genome);
         contenders.push(("task_arithmetic".into(), sweep));
         contenders.push(("uniform".into(), Genome::linear([1.0 / 3.0; 3], space)));
         if let Some(best) = self.random.as_ref().and_then(Search::best) {
@@ -353,17 +526,39 @@ impl EvomergePhase {
         let mut search = self.search.clone();
         let judge = self.judge(cx.source);
         let rows = search.compare(&self.parents, &judge, Self::workers(), &contenders, sample)?;
-        let measured = |g: &Genome| judge.measure(&materialise(&decode(g, &self.parents), &self.template, &judge.calibration), sample);
-        let dead = |e: EvaluateError| SearchError::DeadContender { name: "champion".into(), reason: format!("{e:?}") };
+        let measured = |g: &Genome| {
+            judge.measure(
+                &materialise(
+                    &decode(g, &self.parents),
+                    &self.template,
+                    &judge.calibration,
+                ),
+                sample,
+            )
+        };
+        let dead = |e: EvaluateError| SearchError::DeadContender {
+            name: "champion".into(),
+            reason: format!("{e:?}"),
+        };
         let (_, a) = measured(&contenders[0].1).map_err(dead)?;
         let (_, b) = measured(&contenders[1].1).map_err(dead)?;
         let difference = evaluate::paired(&a, &b);
         // The control given the pooled compute, where Phase 1 trained it.
-        let pooled = cx.run.dir().join(folder("cognate")).join("final").join("pooled.safetensors");
+        let pooled = cx
+            .run
+            .dir()
+            .join(folder("cognate"))
+            .join("final")
+            .join("pooled.safetensors");
         let pooled = if pooled.is_file() {
             let (model, _) = load_final(&pooled)?;
             let (m, _) = judge.measure(&model, sample).map_err(dead)?;
-            let mean = Measures::mean(&rows[2..5].iter().map(|r| r.measures.clone()).collect::<Vec<_>>());
+            let mean = Measures::mean(
+                &rows[2..5]
+                    .iter()
+                    .map(|r| r.measures.clone())
+                    .collect::<Vec<_>>(),
+            );
             Some(fitness(&m, &mean, self.parents.size_mb()))
         } else {
             None
@@ -372,14 +567,27 @@ impl EvomergePhase {
         self.search = search;
         self.results.nats_difference = Some(difference);
         self.results.pooled = pooled;
-        self.line = format!("held-out fitness {:.4}, best parent {:.4}", rows[0].fitness, rows[1].fitness);
+        self.line = format!(
+            "held-out fitness {:.4}, best parent {:.4}",
+            rows[0].fitness, rows[1].fitness
+        );
         self.results.comparison = rows;
         Ok(())
     }
 
     fn champion(&self, source: &Source) -> Cognate {
-        let genome = &self.results.champion.as_ref().expect("chosen").individual.genome;
-        materialise(&decode(genome, &self.parents), &self.template, &calibration(source))
+        let genome = &self
+            .results
+            .champion
+            .as_ref()
+            .expect("chosen")
+            .individual
+            .genome;
+        materialise(
+            &decode(genome, &self.parents),
+            &self.template,
+            &calibration(source),
+        )
     }
 }
 
@@ -391,7 +599,11 @@ impl Phase for EvomergePhase {
     fn done(&self) -> u64 {
         let random = self.random.as_ref().map_or(0, |r| r.history.len()) as u64;
         let r = &self.results;
-        self.search.history.len() as u64 + random + u64::from(r.champion.is_some()) + u64::from(!r.comparison.is_empty()) + u64::from(r.written)
+        self.search.history.len() as u64
+            + random
+            + u64::from(r.champion.is_some())
+            + u64::from(!r.comparison.is_empty())
+            + u64::from(r.written)
     }
 
     fn total(&self) -> u64 {
@@ -418,7 +630,13 @@ impl Phase for EvomergePhase {
         } else if self.results.comparison.is_empty() {
             self.compare(cx)
         } else {
-            save_final(cx.run, folder("evomerge"), "champion", &self.champion(cx.source), &cx.source.tokenizer)?;
+            save_final(
+                cx.run,
+                folder("evomerge"),
+                "champion",
+                &self.champion(cx.source),
+                &cx.source.tokenizer,
+            )?;
             self.results.written = true;
             Ok(())
         }
@@ -430,21 +648,42 @@ impl Phase for EvomergePhase {
 
     fn save(&self) -> Bag {
         let json = json!({ "search": self.search, "random": self.random, "results": self.results });
-        Bag { version: VERSION, json, arrays: Vec::new(), files: BTreeMap::new() }
+        Bag {
+            version: VERSION,
+            json,
+            arrays: Vec::new(),
+            files: BTreeMap::new(),
+        }
     }
 
     fn finish(&mut self, cx: &Context) -> Result<Value, Error> {
-        let path = cx.run.dir().join(folder("evomerge")).join("final").join("champion.safetensors");
+        let path = cx
+            .run
+            .dir()
+            .join(folder("evomerge"))
+            .join("final")
+            .join("champion.safetensors");
         let model = self.champion(cx.source);
         let r = &self.results;
         let champion = r.champion.as_ref().expect("finished");
-        let of = |name: &str| r.comparison.iter().find(|c| c.name == name).map(|c| c.fitness);
+        let of = |name: &str| {
+            r.comparison
+                .iter()
+                .find(|c| c.name == name)
+                .map(|c| c.fitness)
+        };
         let best = of("best_parent").unwrap_or(f64::NAN);
         let held_out = of("champion").unwrap_or(f64::NAN);
         let (difference, error) = r.nats_difference.unwrap_or((f64::NAN, f64::NAN));
         let diversities: Vec<f64> = self.search.history.iter().map(|g| g.diversity).collect();
         let counts = self.search.work();
-        let combos: serde_json::Map<String, Value> = self.search.combinations.iter().enumerate().map(|(b, n)| (format!("{b:03b}"), json!(n))).collect();
+        let combos: serde_json::Map<String, Value> = self
+            .search
+            .combinations
+            .iter()
+            .enumerate()
+            .map(|(b, n)| (format!("{b:03b}"), json!(n)))
+            .collect();
         Ok(json!({
             "generations": self.recipe.generations,
             "evaluations": counts.evaluations,

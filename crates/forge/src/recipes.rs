@@ -1,0 +1,197 @@
+//! Recipes: TOML with at most one `base`, changed by `--set`, turned into a resolved [`Recipe`].
+//!
+//! The recipes of the project are built into the program; a path to a TOML file works as well. An unknown
+//! key is refused with the nearest known one.
+
+use anyhow::{Context as _, Result, bail};
+use std::path::Path;
+use toml::{Table, Value};
+use train::Recipe;
+
+/// A recipe that is wrong: usage, not failure.
+#[derive(Debug)]
+pub(crate) struct RecipeError(String);
+
+impl std::fmt::Display for RecipeError {
+    fn fmt(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+impl std::error::Error for RecipeError {}
+
+fn wrong<T>(message: String) -> Result<T> {
+    Err(RecipeError(message).into())
+}
+
+/// The recipes that come with the program.
+const BUILT_IN: [(&str, &str); 5] = [
+    ("tiny", include_str!("../../../recipes/tiny.toml")),
+    ("quick", include_str!("../../../recipes/quick.toml")),
+    ("small", include_str!("../../../recipes/small.toml")),
+    ("base", include_str!("../../../recipes/base.toml")),
+    ("plan", include_str!("../../../recipes/plan.toml")),
+];
+
+/// Names of the built-in recipes.
+pub(crate) fn names() -> Vec<&'static str> {
+    BUILT_IN.iter().map(|(n, _)| *n).collect()
+}
+
+/// Reads a recipe by name or path and applies `--set` changes.
+pub(crate) fn load(name: &str, set: &[String]) -> Result<Recipe> {
+    let mut table = table(name, 0)?;
+    let known = table.clone();
+    for change in set {
+        let Some((key, text)) = change.split_once('=') else {
+            return wrong(format!(
+                "--set {change}: expected KEY=VALUE, such as --set seed=7"
+            ));
+        };
+        apply(&mut table, &known, key, parse(text))?;
+    }
+    resolve(table)
+}
+
+fn resolve(table: Table) -> Result<Recipe> {
+    let text = toml::to_string(&table).context("a recipe is plain data")?;
+    let recipe: Recipe = match toml::from_str(&text) {
+        Ok(r) => r,
+        Err(e) => {
+            return wrong(format!(
+                "recipe: {}{}",
+                e.message(),
+                suggestion(e.message())
+            ));
+        }
+    };
+    recipe.validate()?;
+    Ok(recipe)
+}
+
+/// "unknown field `x`, expected one of `a`, `b`": the nearest of those.
+fn suggestion(message: &str) -> String {
+    let words: Vec<&str> = message.split('`').skip(1).step_by(2).collect();
+    match words.split_first() {
+        Some((found, known)) if message.starts_with("unknown field") => {
+            nearest(found, known.iter().copied())
+        }
+        _ => String::new(),
+    }
+}
+
+fn nearest<'a>(found: &str, known: impl Iterator<Item = &'a str>) -> String {
+    known
+        .map(|k| (strsim::damerau_levenshtein(found, k), k))
+        .min()
+        .filter(|(d, k)| *d <= 2.max(k.len() / 3))
+        .map_or(String::new(), |(_, k)| format!("; did you mean `{k}`?"))
+}
+
+fn table(name: &str, depth: usize) -> Result<Table> {
+    let text = match BUILT_IN.iter().find(|(n, _)| *n == name) {
+        Some((_, text)) => (*text).to_string(),
+        None if Path::new(name).extension().is_some_and(|e| e == "toml") => {
+            match std::fs::read_to_string(name) {
+                Ok(text) => text,
+                Err(e) => {
+                    return wrong(format!(
+                        "recipe file {name}: {e}; give a TOML file or one of {}",
+                        names().join(", ")
+                    ));
+                }
+            }
+        }
+        None => {
+            return wrong(format!(
+                "no recipe `{name}`{}; there are {} (or give a path ending in .toml)",
+                nearest(name, names().into_iter()),
+                names().join(", ")
+            ));
+        }
+    };
+    let mut own: Table = match toml::from_str(&text) {
+        Ok(t) => t,
+        Err(e) => return wrong(format!("recipe {name}: {e}")),
+    };
+    match own.remove("base") {
+        None => Ok(own),
+        Some(Value::String(base)) if depth == 0 => {
+            let mut merged = table(&base, depth + 1)?;
+            overlay(&mut merged, own);
+            Ok(merged)
+        }
+        Some(Value::String(base)) => bail!(RecipeError(format!(
+            "recipe {name}: its base `{base}` has a base itself; one level is allowed"
+        ))),
+        Some(other) => wrong(format!(
+            "recipe {name}: `base` is {other}, expected the name of a recipe"
+        )),
+    }
+}
+
+fn overlay(under: &mut Table, over: Table) {
+    for (key, value) in over {
+        match (under.get_mut(&key), value) {
+            (Some(Value::Table(u)), Value::Table(o)) => overlay(u, o),
+            (_, value) => {
+                under.insert(key, value);
+            }
+        }
+    }
+}
+
+/// A value as TOML, or else as a plain string: --set data.root=../text needs no quotes.
+fn parse(text: &str) -> Value {
+    toml::from_str::<Table>(&format!("v = {text}"))
+        .ok()
+        .and_then(|mut t| t.remove("v"))
+        .unwrap_or_else(|| Value::String(text.into()))
+}
+
+/// Keys that a recipe may leave out.
+const OPTIONAL: [&str; 2] = ["data.root", "data.folder"];
+
+fn apply(table: &mut Table, known: &Table, key: &str, value: Value) -> Result<()> {
+    let all = paths(known, "");
+    if !all.iter().any(|k| k == key) && !OPTIONAL.contains(&key) {
+        let candidates = all.iter().map(String::as_str).chain(OPTIONAL);
+        return wrong(format!(
+            "--set {key}: no such recipe key{}",
+            nearest(key, candidates)
+        ));
+    }
+    let mut at = table;
+    let mut parts: Vec<&str> = key.split('.').collect();
+    let last = parts.pop().unwrap_or(key);
+    for part in parts {
+        let next = at.entry(part).or_insert_with(|| Value::Table(Table::new()));
+        let Value::Table(t) = next else {
+            return wrong(format!("--set {key}: `{part}` is not a table"));
+        };
+        at = t;
+    }
+    // An integer is welcome where a number with a fraction stands.
+    let value = match (at.get(last), value) {
+        (Some(Value::Float(_)), Value::Integer(i)) => Value::Float(i as f64),
+        (_, v) => v,
+    };
+    at.insert(last.to_string(), value);
+    Ok(())
+}
+
+fn paths(table: &Table, prefix: &str) -> Vec<String> {
+    table
+        .iter()
+        .flat_map(|(k, v)| {
+            let path = if prefix.is_empty() {
+                k.clone()
+            } else {
+                format!("{prefix}.{k}")
+            };
+            match v {
+                Value::Table(t) => paths(t, &path),
+                _ => vec![path],
+            }
+        })
+        .collect()
+}
