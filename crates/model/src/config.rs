@@ -206,14 +206,14 @@ impl Config {
                 return fail(key, "found 0".into(), "it must be at least 1");
             }
         }
-        if self.width % self.heads != 0 || (self.width / self.heads) % 2 != 0 {
+        if !self.width.is_multiple_of(self.heads) || !self.head_width().is_multiple_of(2) {
             return fail(
                 "heads",
                 format!("found {} heads for width {}", self.heads, self.width),
                 "width / heads must be a whole even number",
             );
         }
-        if self.slots == 0 || self.slots % self.heads != 0 {
+        if self.slots == 0 || !self.slots.is_multiple_of(self.heads) {
             return fail(
                 "slots",
                 format!("found {} slots for {} heads", self.slots, self.heads),

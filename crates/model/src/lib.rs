@@ -4,6 +4,7 @@
 //! Reading order: [`config`] says what a Cognate is made of; [`params`] names and initialises its
 //! tensors; [`cognate`] is the forward pass, one code path for training and streaming; [`stream`] keeps
 //! what streaming remembers; [`thoughts`] runs parallel thoughts beside the text; [`generate`] samples.
+//! Beside it [`llama`] with its two file formats, [`hub_format`] and [`llama2c`].
 //!
 //! Legend: N rows (tokens), W width, H heads, hd head width, V vocabulary, P passes of the core.
 
@@ -13,6 +14,9 @@ pub mod batch;
 pub mod cognate;
 pub mod config;
 pub mod generate;
+pub mod hub_format;
+pub mod llama;
+pub mod llama2c;
 pub mod packed;
 pub mod params;
 pub mod slots;
@@ -23,4 +27,6 @@ pub use batch::Batch;
 pub use cognate::{Cognate, Depth, Output};
 pub use config::{Block, Config, ConfigError, Part};
 pub use generate::{LanguageModel, Sampler, Stream};
+pub use hub_format::LoadError;
+pub use llama::{Llama, LlamaConfig};
 pub use params::{Bound, Params};

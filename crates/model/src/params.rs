@@ -235,6 +235,25 @@ impl Params {
         Self::build(specification(config), |spec| initial(spec, seed))
     }
 
+    /// The given tensors, in their order.
+    pub(crate) fn from_tensors(parts: Vec<(String, Role, Tensor)>) -> Self {
+        let index = parts
+            .iter()
+            .enumerate()
+            .map(|(i, p)| (p.0.clone(), i))
+            .collect();
+        let mut params = Self {
+            index,
+            ..Self::none()
+        };
+        for (name, role, tensor) in parts {
+            params.names.push(name);
+            params.roles.push(role);
+            params.tensors.push(tensor);
+        }
+        params
+    }
+
     /// No tensors at all.
     pub fn none() -> Self {
         Self::build(Vec::new(), |_| Tensor::zeros(&[0]))

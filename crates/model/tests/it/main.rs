@@ -5,6 +5,7 @@
 mod generation;
 mod gradients;
 mod leaks;
+mod llama;
 mod memory_slots;
 mod pytorch;
 mod sample;

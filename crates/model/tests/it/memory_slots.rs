@@ -7,28 +7,37 @@ use tensor::Tensor;
 
 /// The model with `more` zero slots a head in every memory.
 fn padded(m: &Cognate, more: usize) -> Cognate {
-    let (heads, old, width) = (
-        m.config.heads,
-        m.config.slots_per_head(),
-        m.config.head_width(),
-    );
-    let mut config = m.config.clone();
-    config.slots = heads * (old + more);
-    let mut wide = Cognate::new(config, 0);
-    for (name, t) in m.params.iter() {
-        let t = if name.ends_with("memory.keys") || name.ends_with("memory.values") {
-            let values = t
-                .to_vec()
-                .chunks(old * width)
-                .flat_map(|head| head.iter().copied().chain(vec![0.0; more * width]))
-                .collect();
-            Tensor::from_vec(values, &[heads, old + more, width])
-        } else {
-            t.clone()
-        };
-        wide.params.set(name, t);
+    m.with_slots(m.config.slots + m.config.heads * more)
+}
+
+#[test]
+fn padded_slots_are_zero_and_truncation_takes_them_away() {
+    for seed in 0..20 {
+        let m = model(seed);
+        let wide = padded(&m, 2);
+        wide.config.validate().unwrap();
+        let per_head = wide.config.slots_per_head() * wide.config.head_width();
+        for (name, t) in wide.params.iter() {
+            if name.ends_with("memory.keys") || name.ends_with("memory.values") {
+                let tail = 2 * wide.config.head_width();
+                assert!(
+                    t.to_vec()
+                        .chunks(per_head)
+                        .all(|head| head[per_head - tail..].iter().all(|&x| x == 0.0)),
+                    "{name}"
+                );
+            }
+        }
+        let again = wide.with_slots(m.config.slots);
+        assert_eq!(again.config, m.config);
+        assert!(
+            m.params
+                .iter()
+                .zip(again.params.iter())
+                .all(|(a, b)| a.0 == b.0 && a.1.to_vec() == b.1.to_vec())
+        );
+        assert_eq!(wide.params.count(), wide.config.parameters());
     }
-    wide
 }
 
 #[test]

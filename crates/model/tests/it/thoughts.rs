@@ -70,12 +70,12 @@ fn a_chain_of_the_next_words_is_the_text_itself() {
         let batch = Batch::new([(&texts[0][..], 0), (&texts[1][..], start)]);
         let mut chains = Vec::new();
         let mut expected = Vec::new();
-        for segment in 0..2 {
+        for (segment, text) in texts.iter().enumerate() {
             for chunk in 0..4 {
                 let row = chunk * c.chunk + d.below(c.chunk - 1);
                 let length = d.between(1, (chunk + 1) * c.chunk - row - 1);
                 let position = row as u32 + if segment == 1 { start } else { 0 };
-                let words = texts[segment][row + 1..=row + length]
+                let words = text[row + 1..=row + length]
                     .iter()
                     .map(|&t| token(t))
                     .collect();
