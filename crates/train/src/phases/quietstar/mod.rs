@@ -29,7 +29,7 @@ use crate::checkpoint::{self, arrays, model_from};
 use crate::optim::{Optimizer, lr_scale};
 use crate::phase::folder;
 use crate::step::TrainDepth;
-use crate::{Context, Error, Phase};
+use crate::{Context, Error, Phase, Source};
 use baking::{Verdict, judge, share};
 use battery::{Fault, Measures, faults, measure, remedy};
 use chains::{Sampling, entropies};
@@ -113,6 +113,15 @@ struct Record {
     passed: Option<Examined>,
 }
 
+/// What a unit has to say.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Note {
+    /// A number by name.
+    Metric(String, f64),
+    /// An event of a kind.
+    Event(&'static str, Value),
+}
+
 /// Phase 3 at some point of its work.
 pub struct Quietstar {
     recipe: QuietstarRecipe,
@@ -133,14 +142,24 @@ pub struct Quietstar {
     good: Option<Cognate>,
     optimizer: Optimizer,
     heads: Heads,
+    notes: Vec<Note>,
 }
 
 impl Quietstar {
     /// Begins with the champion of the phase before.
     pub fn start(cx: &Context, from: &Cognate, tokenizer: &Tokenizer) -> Result<Self, Error> {
-        let recipe = cx.recipe.quietstar.clone();
+        Self::begin(&cx.recipe.quietstar, cx.recipe.seed, cx.source, from, tokenizer)
+    }
+
+    /// Goes on from a checkpoint.
+    pub fn restore(cx: &Context, bag: &Bag) -> Result<Self, Error> {
+        Self::resume(&cx.recipe.quietstar, cx.recipe.seed, cx.source, bag)
+    }
+
+    /// [`Quietstar::start`] without a run around it.
+    pub fn begin(recipe: &QuietstarRecipe, seed: u64, source: &Source, from: &Cognate, tokenizer: &Tokenizer) -> Result<Self, Error> {
+        let recipe = recipe.clone();
         recipe.validate()?;
-        let seed = cx.recipe.seed;
         let (model, tokenizer, added) = extend(from, tokenizer, recipe.mixing, seed)?;
         let lr = recipe.baking.lr;
         let record = Record {
@@ -166,13 +185,13 @@ impl Quietstar {
             passed: None,
         };
         let optimizer = Optimizer::new(&model.params, recipe.baking.optim(lr));
-        let mut this = Self::assemble(cx, recipe, tokenizer, record, model, optimizer)?;
+        let mut this = Self::assemble(recipe, seed, source, tokenizer, record, model, optimizer)?;
         this.aside = Some(this.model.clone());
         Ok(this)
     }
 
-    /// Goes on from a checkpoint.
-    pub fn restore(cx: &Context, bag: &Bag) -> Result<Self, Error> {
+    /// [`Quietstar::restore`] without a run around it.
+    pub fn resume(recipe: &QuietstarRecipe, seed: u64, source: &Source, bag: &Bag) -> Result<Self, Error> {
         let bad = |fault: String| Error::bag("quietstar", fault);
         if bag.version != VERSION {
             return Err(bad(format!("it has version {}, this program reads {VERSION}", bag.version)));
@@ -183,7 +202,7 @@ impl Quietstar {
         let record: Record = serde_json::from_value(bag.json["record"].clone()).map_err(|e| bad(format!("`record`: {e}")))?;
         let model = model_from(config.clone(), &bag.arrays, "model/")?;
         let optimizer = Optimizer::restore(&model.params, &bag.arrays, "optimizer/", &bag.json["optimizer"])?;
-        let mut this = Self::assemble(cx, cx.recipe.quietstar.clone(), tokenizer, record, model, optimizer)?;
+        let mut this = Self::assemble(recipe.clone(), seed, source, tokenizer, record, model, optimizer)?;
         let other = |prefix: &str| bag.arrays.iter().any(|a| a.name.starts_with(prefix)).then(|| model_from(config.clone(), &bag.arrays, prefix)).transpose();
         (this.aside, this.baked, this.good) = (other("aside/")?, other("baked/")?, other("good/")?);
         let steps = bag.json["heads"].as_u64().ok_or_else(|| bad("`heads` is missing".into()))?;
@@ -191,19 +210,19 @@ impl Quietstar {
         Ok(this)
     }
 
-    fn assemble(cx: &Context, recipe: QuietstarRecipe, tokenizer: Tokenizer, record: Record, model: Cognate, optimizer: Optimizer) -> Result<Self, Error> {
-        let (seed, b) = (cx.recipe.seed, &recipe.baking);
-        let lessons = Lessons::new(b, &cx.source.worked, &tokenizer, seed);
+    fn assemble(recipe: QuietstarRecipe, seed: u64, source: &Source, tokenizer: Tokenizer, record: Record, model: Cognate, optimizer: Optimizer) -> Result<Self, Error> {
+        let b = &recipe.baking;
+        let lessons = Lessons::new(b, &source.worked, &tokenizer, seed);
         if lessons.train.iter().all(|l| !l.strategy.is_easy()) {
             return Err(Error::Recipe { key: "quietstar.baking.max_len".into(), found: format!("no trace has at most {} tokens", b.max_len), allowed: "raise it".into() });
         }
-        let loader = baking::replay(&cx.source.shards, seed, "quietstar/replay");
+        let loader = baking::replay(&source.shards, seed, "quietstar/replay");
         let tokens = if loader.is_some() { (b.batch_tokens as f64 * (1.0 - b.replay)) as usize } else { b.batch_tokens };
         let dealt: Vec<_> = (0..b.epochs).map(|e| lessons.deal(Arm::Thinking, e < b.easy_epochs, e as u64, tokens, seed)).collect();
         let steps: usize = dealt.iter().map(Vec::len).sum();
         // The control takes as many steps of as many tokens; its lessons are shorter, so it sees more of them.
         let dealt_direct = (0..).flat_map(|pass| lessons.deal(Arm::Direct, false, pass, tokens, seed)).take(steps).collect();
-        Ok(Self { recipe, seed, tokenizer, lessons, dealt, dealt_direct, loader, record, model, aside: None, baked: None, good: None, optimizer, heads: Heads::default() })
+        Ok(Self { recipe, seed, tokenizer, lessons, dealt, dealt_direct, loader, record, model, aside: None, baked: None, good: None, optimizer, heads: Heads::default(), notes: Vec::new() })
     }
 
     /// Steps of baking.
@@ -226,7 +245,7 @@ impl Quietstar {
         pieces
     }
 
-    fn range(&mut self, cx: &Context, step: usize) -> Result<(), Error> {
+    fn range(&mut self, step: usize) {
         let steps = self.recipe.baking.range_steps.max(2);
         // The test leaves no trace but its choice: it trains a copy, and the replayed text begins again.
         let batch = self.dealt.iter().flatten().cycle().nth(step).cloned().unwrap_or_default();
@@ -237,20 +256,19 @@ impl Quietstar {
         let depth = TrainDepth::Random { seed: self.seed, step: step as u64 };
         let (pass, _) = baking::train(aside, &mut self.optimizer, &pieces, depth, self.recipe.baking.micro_tokens, 1.0);
         self.record.range.push(if pass.nats.is_finite() { pass.nats } else { 1e9 });
-        self.metric(cx, "baking/range_loss", pass.nats)?;
+        self.note("baking/range_loss", pass.nats);
         self.record.stage = Stage::Range { step: step + 1 };
         if step + 1 == steps {
             self.aside = Some(self.model.clone());
             self.record.replay = LoaderState::default();
             self.record.lr = baking::range_choice(&self.record.range) as f32;
-            self.metric(cx, "baking/lr", f64::from(self.record.lr))?;
+            self.note("baking/lr", f64::from(self.record.lr));
             self.optimizer = Optimizer::new(&self.model.params, self.recipe.baking.optim(self.record.lr));
             self.record.stage = Stage::Bake { epoch: 0, step: 0 };
         }
-        Ok(())
     }
 
-    fn bake(&mut self, cx: &Context, epoch: usize, step: usize) -> Result<(), Error> {
+    fn bake(&mut self, epoch: usize, step: usize) {
         let batch = self.dealt[epoch][step].clone();
         let pieces = self.pieces(Arm::Thinking, &batch);
         let at = self.bake_step(epoch, step);
@@ -259,12 +277,11 @@ impl Quietstar {
         let (pass, report) = baking::train(&mut self.model, &mut self.optimizer, &pieces, depth, self.recipe.baking.micro_tokens, scale);
         self.record.nats = pass.nats;
         self.record.skipped += u64::from(report.skipped);
-        self.metric(cx, "baking/loss", pass.nats)?;
+        self.note("baking/loss", pass.nats);
         self.record.stage = if step + 1 < self.dealt[epoch].len() { Stage::Bake { epoch, step: step + 1 } } else { Stage::Judge { epoch, strategy: 0 } };
-        Ok(())
     }
 
-    fn judge(&mut self, cx: &Context, epoch: usize, strategy: usize) -> Result<(), Error> {
+    fn judge(&mut self, epoch: usize, strategy: usize) {
         let b = &self.recipe.baking;
         let last = epoch + 1 == b.epochs;
         if strategy == 0 {
@@ -275,7 +292,7 @@ impl Quietstar {
         self.record.thinking.push(judge(&self.model, &self.tokenizer, &questions[..count], b.most_new));
         if strategy + 1 < Strategy::ALL.len() {
             self.record.stage = Stage::Judge { epoch, strategy: strategy + 1 };
-            return Ok(());
+            return;
         }
         let all = || self.record.thinking.iter().flatten();
         let result = Epoch {
@@ -283,40 +300,38 @@ impl Quietstar {
             answers: share(all(), |v| v.correct),
             by_strategy: self.record.thinking.iter().map(|v| share(v, |v| v.well_formed)).collect(),
         };
-        self.metric(cx, "baking/val_accuracy", result.accuracy)?;
-        self.metric(cx, "baking/answer_accuracy", result.answers)?;
+        self.note("baking/val_accuracy", result.accuracy);
+        self.note("baking/answer_accuracy", result.answers);
         for (s, accuracy) in Strategy::ALL.iter().zip(&result.by_strategy) {
-            self.metric(cx, &format!("baking/val_accuracy/{s}"), *accuracy)?;
+            self.note(&format!("baking/val_accuracy/{s}"), *accuracy);
         }
         self.record.epochs.push(result);
         if !last {
             self.record.stage = Stage::Bake { epoch: epoch + 1, step: 0 };
-            return Ok(());
+            return;
         }
         self.optimizer = Optimizer::new(&self.model.params, self.recipe.baking.optim(self.record.lr));
         self.record.stage = Stage::Control { step: 0 };
-        Ok(())
     }
 
-    fn control(&mut self, cx: &Context, step: usize) -> Result<(), Error> {
+    fn control(&mut self, step: usize) {
         let batch = self.dealt_direct[step].clone();
         let pieces = self.pieces(Arm::Direct, &batch);
         let scale = lr_scale(step as u64, self.bake_steps() as u64, &self.optimizer.config);
         let depth = TrainDepth::Random { seed: self.seed, step: step as u64 };
         let control = self.aside.as_mut().expect("the control stands aside");
         let (pass, _) = baking::train(control, &mut self.optimizer, &pieces, depth, self.recipe.baking.micro_tokens, scale);
-        self.metric(cx, "control/loss", pass.nats)?;
+        self.note("control/loss", pass.nats);
         self.record.stage = if step + 1 < self.bake_steps() { Stage::Control { step: step + 1 } } else { Stage::JudgeControl { strategy: 0 } };
-        Ok(())
     }
 
-    fn judge_control(&mut self, cx: &Context, strategy: usize) -> Result<(), Error> {
+    fn judge_control(&mut self, strategy: usize) {
         let control = self.aside.as_ref().expect("the control stands aside");
         let verdicts = judge(control, &self.tokenizer, &self.lessons.held_out[strategy], self.recipe.baking.most_new);
         self.record.direct.push(verdicts);
         self.record.stage = Stage::JudgeControl { strategy: strategy + 1 };
         if strategy + 1 == Strategy::ALL.len() {
-            self.metric(cx, "control/answer_accuracy", share(self.record.direct.iter().flatten(), |v| v.correct))?;
+            self.note("control/answer_accuracy", share(self.record.direct.iter().flatten(), |v| v.correct));
             self.aside = None;
             open_thoughts(&mut self.model, &self.tokenizer);
             self.baked = Some(self.model.clone());
@@ -325,7 +340,6 @@ impl Quietstar {
             self.heads = Heads::default();
             self.record.stage = if self.recipe.rl.steps > 0 { Stage::Rl { step: 0 } } else { Stage::Battery { step: 0 } };
         }
-        Ok(())
     }
 
     /// How thoughts are sampled in training.
@@ -342,7 +356,7 @@ impl Quietstar {
         if text { (positions as f64 * self.recipe.rl.tasks).round() as usize } else { positions }
     }
 
-    fn rl(&mut self, cx: &Context, step: u64) -> Result<(), Error> {
+    fn rl(&mut self, step: u64) {
         let r = self.recipe.rl.clone();
         let mut text = Pieces { pieces: Vec::new() };
         baking::add_replay(&mut text, self.loader.as_ref(), &mut self.record.text, r.text_tokens, self.recipe.baking.max_len);
@@ -363,7 +377,7 @@ impl Quietstar {
             ("rl/thought_length", report.thought_length),
             ("rl/coherence", report.coherence),
         ] {
-            self.metric(cx, name, value)?;
+            self.note(name, value);
         }
         if self.record.recent.len() == RECENT {
             self.record.recent.remove(0);
@@ -372,15 +386,13 @@ impl Quietstar {
         let next = step + 1;
         let due = next % r.battery_every == 0 && report.weight > MIXING_LEFT_ZERO;
         self.record.stage = if due || next == r.steps { Stage::Battery { step: next } } else { Stage::Rl { step: next } };
-        Ok(())
     }
 
     /// Held-out places for the battery.
-    fn exam(&self, cx: &Context) -> Scene {
+    fn exam(&self, source: &Source) -> Scene {
         let (b, r) = (&self.recipe.battery, &self.recipe.rl);
         let end = self.tokenizer.end_of_document();
-        let texts: Vec<Piece> = cx
-            .source
+        let texts: Vec<Piece> = source
             .texts_of(Split::Selection, None)
             .iter()
             .map(|d| {
@@ -406,8 +418,8 @@ impl Quietstar {
         scene
     }
 
-    fn battery(&mut self, cx: &Context, step: u64) -> Result<(), Error> {
-        let scene = self.exam(cx);
+    fn battery(&mut self, source: &Source, step: u64) {
+        let scene = self.exam(source);
         let sampling = Sampling { thoughts: self.recipe.battery.thoughts, ..self.sampling() };
         let baked = self.baked.as_ref().expect("baked before");
         let thinker = ModelThinker { model: &self.model, baked, scene: &scene, sampling, random: Counted::new(self.seed, "quietstar/exam-thought", 0) };
@@ -422,7 +434,7 @@ impl Quietstar {
             ("anti_theater/shuffle_gain", measures.shuffle_gain.mean),
             ("anti_theater/shuffle_gain_low", measures.shuffle_gain.low),
         ] {
-            self.metric(cx, name, value)?;
+            self.note(name, value);
         }
         let examined = Examined { step, measures, faults: found.clone() };
         self.record.examined = Some(examined.clone());
@@ -431,7 +443,7 @@ impl Quietstar {
         if found.is_empty() {
             self.good = Some(self.model.clone());
             self.record.passed = Some(examined);
-            return Ok(());
+            return;
         }
         self.model = self.good.clone().expect("the baked model at least");
         let give_up = self.record.rollbacks >= MOST_ROLLBACKS || (over && self.record.passed.is_none());
@@ -453,24 +465,46 @@ impl Quietstar {
             "rolled back to the last good model"
         };
         let seen = json!({ "battery": examined, "done": done, "kl": self.record.pressure.kl, "strictness": self.record.pressure.strictness, "rollbacks": self.record.rollbacks });
-        cx.event(&cx.key(folder("quietstar"), "", self.record.done), "remedy", &seen)
+        self.notes.push(Note::Event("remedy", seen));
     }
 
-    fn usage(&mut self, cx: &Context, strategy: usize) -> Result<(), Error> {
+    fn usage(&mut self, strategy: usize) {
         let b = &self.recipe.baking;
         let questions = &self.lessons.held_out[strategy];
         let count = b.held_out_between.min(questions.len());
         self.record.usage.push(judge(&self.model, &self.tokenizer, &questions[..count], b.most_new));
         self.record.stage = Stage::Usage { strategy: strategy + 1 };
         if strategy + 1 == Strategy::ALL.len() {
-            self.metric(cx, "rl/thinking_usage", share(self.record.usage.iter().flatten(), |v| v.thinks))?;
+            self.note("rl/thinking_usage", share(self.record.usage.iter().flatten(), |v| v.thinks));
             self.record.stage = Stage::Done;
         }
-        Ok(())
     }
 
-    fn metric(&self, cx: &Context, name: &str, value: f64) -> Result<(), Error> {
-        cx.metric(&cx.key(folder("quietstar"), "", self.record.done), name, value)
+    fn note(&mut self, name: &str, value: f64) {
+        self.notes.push(Note::Metric(name.into(), value));
+    }
+
+    /// Does one unit of work; gives what the journal should know.
+    #[track_caller]
+    pub fn advance(&mut self, source: &Source) -> Vec<Note> {
+        match self.record.stage {
+            Stage::Range { step } => self.range(step),
+            Stage::Bake { epoch, step } => self.bake(epoch, step),
+            Stage::Judge { epoch, strategy } => self.judge(epoch, strategy),
+            Stage::Control { step } => self.control(step),
+            Stage::JudgeControl { strategy } => self.judge_control(strategy),
+            Stage::Rl { step } => self.rl(step),
+            Stage::Battery { step } => self.battery(source, step),
+            Stage::Usage { strategy } => self.usage(strategy),
+            Stage::Done => panic!("quietstar: a unit after the last"),
+        }
+        self.record.done += 1;
+        std::mem::take(&mut self.notes)
+    }
+
+    /// Baking accuracy after each epoch so far.
+    pub fn baking_accuracy(&self) -> Vec<f64> {
+        self.record.epochs.iter().map(|e| e.accuracy).collect()
     }
 }
 
@@ -510,18 +544,13 @@ impl Phase for Quietstar {
     }
 
     fn unit(&mut self, cx: &Context) -> Result<(), Error> {
-        match self.record.stage {
-            Stage::Range { step } => self.range(cx, step),
-            Stage::Bake { epoch, step } => self.bake(cx, epoch, step),
-            Stage::Judge { epoch, strategy } => self.judge(cx, epoch, strategy),
-            Stage::Control { step } => self.control(cx, step),
-            Stage::JudgeControl { strategy } => self.judge_control(cx, strategy),
-            Stage::Rl { step } => self.rl(cx, step),
-            Stage::Battery { step } => self.battery(cx, step),
-            Stage::Usage { strategy } => self.usage(cx, strategy),
-            Stage::Done => panic!("quietstar: a unit after the last"),
-        }?;
-        self.record.done += 1;
+        let key = cx.key(folder("quietstar"), "", self.record.done);
+        for note in self.advance(cx.source) {
+            match note {
+                Note::Metric(name, value) => cx.metric(&key, &name, value)?,
+                Note::Event(kind, json) => cx.event(&key, kind, &json)?,
+            }
+        }
         Ok(())
     }
 
