@@ -7,6 +7,7 @@ mod gradients;
 mod leaks;
 mod llama;
 mod memory_slots;
+mod packed;
 mod pytorch;
 mod sample;
 mod segments;
