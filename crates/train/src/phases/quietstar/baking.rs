@@ -7,7 +7,9 @@ use super::lessons::Lesson;
 use crate::optim::{Optimizer, StepReport};
 use crate::step::{PassReport, TrainDepth, forward_backward};
 use data::builtin::well_formed;
-use data::{Batch as Pieces, Loader, LoaderState, Mix, Shard, Tokenizer, extract_answer, same_answer};
+use data::{
+    Batch as Pieces, Loader, LoaderState, Mix, Shard, Tokenizer, extract_answer, same_answer,
+};
 use model::generate::{Sampler, generate};
 use model::{Cognate, LanguageModel};
 use serde::{Deserialize, Serialize};
@@ -19,18 +21,42 @@ const WIDTH: usize = 64;
 
 /// Ordinary training text, every data set with the same weight; none where the run has no shards.
 pub fn replay(shards: &[Arc<Shard>], seed: u64, purpose: &str) -> Option<Loader> {
-    (!shards.is_empty()).then(|| Loader::new(shards.to_vec(), Mix { weights: vec![1.0; shards.len()] }, seed, purpose))
+    (!shards.is_empty()).then(|| {
+        Loader::new(
+            shards.to_vec(),
+            Mix {
+                weights: vec![1.0; shards.len()],
+            },
+            seed,
+            purpose,
+        )
+    })
 }
 
 /// Appends about `tokens` tokens of replayed text.
-pub fn add_replay(pieces: &mut Pieces, loader: Option<&Loader>, state: &mut LoaderState, tokens: usize, max_len: usize) {
+pub fn add_replay(
+    pieces: &mut Pieces,
+    loader: Option<&Loader>,
+    state: &mut LoaderState,
+    tokens: usize,
+    max_len: usize,
+) {
     if let (Some(loader), true) = (loader, tokens > 0) {
-        pieces.pieces.extend(loader.batch(state, tokens, max_len).pieces);
+        pieces
+            .pieces
+            .extend(loader.batch(state, tokens, max_len).pieces);
     }
 }
 
 /// One gradient step.
-pub fn train(model: &mut Cognate, optimizer: &mut Optimizer, pieces: &Pieces, depth: TrainDepth, micro_tokens: usize, lr_scale: f32) -> (PassReport, StepReport) {
+pub fn train(
+    model: &mut Cognate,
+    optimizer: &mut Optimizer,
+    pieces: &Pieces,
+    depth: TrainDepth,
+    micro_tokens: usize,
+    lr_scale: f32,
+) -> (PassReport, StepReport) {
     let mut grads = Grads::new(model.params.len());
     let pass = forward_backward(model, pieces, depth, micro_tokens, &mut grads);
     let step = optimizer.step(&mut model.params, &mut grads, lr_scale, &pass.peaks);
@@ -50,7 +76,11 @@ pub fn range_rate(i: usize, n: usize) -> f64 {
 pub fn range_choice(losses: &[f64]) -> f64 {
     let (mut average, mut weight, mut best) = (0.0, 0.0, (0, f64::INFINITY));
     for (i, &loss) in losses.iter().enumerate() {
-        let loss = if loss.is_finite() { loss } else { f64::MAX.sqrt() };
+        let loss = if loss.is_finite() {
+            loss
+        } else {
+            f64::MAX.sqrt()
+        };
         (average, weight) = (0.9 * average + 0.1 * loss, 0.9 * weight + 0.1);
         if average / weight < best.1 {
             best = (i, average / weight);
@@ -71,9 +101,21 @@ pub struct Verdict {
 }
 
 /// Greedy answers to held-out questions.
-pub fn judge(model: &dyn LanguageModel, tokenizer: &Tokenizer, questions: &[Lesson], most_new: usize) -> Vec<Verdict> {
+pub fn judge(
+    model: &dyn LanguageModel,
+    tokenizer: &Tokenizer,
+    questions: &[Lesson],
+    most_new: usize,
+) -> Vec<Verdict> {
     let prompts: Vec<Vec<u32>> = questions.iter().map(|q| q.prompt.clone()).collect();
-    let outputs = generate(model, &prompts, most_new, &[tokenizer.end_of_document()], Sampler::GREEDY, WIDTH);
+    let outputs = generate(
+        model,
+        &prompts,
+        most_new,
+        &[tokenizer.end_of_document()],
+        Sampler::GREEDY,
+        WIDTH,
+    );
     questions
         .iter()
         .zip(outputs)
@@ -89,7 +131,12 @@ pub fn judge(model: &dyn LanguageModel, tokenizer: &Tokenizer, questions: &[Less
 }
 
 /// Share of verdicts for which `f` holds.
-pub fn share<'a>(verdicts: impl IntoIterator<Item = &'a Verdict>, f: impl Fn(&Verdict) -> bool) -> f64 {
-    let (hits, n) = verdicts.into_iter().fold((0usize, 0usize), |(h, n), v| (h + usize::from(f(v)), n + 1));
+pub fn share<'a>(
+    verdicts: impl IntoIterator<Item = &'a Verdict>,
+    f: impl Fn(&Verdict) -> bool,
+) -> f64 {
+    let (hits, n) = verdicts
+        .into_iter()
+        .fold((0usize, 0usize), |(h, n), v| (h + usize::from(f(v)), n + 1));
     hits as f64 / n.max(1) as f64
 }

@@ -87,7 +87,10 @@ pub enum Fault {
 pub fn faults(m: &Measures, limits: &BatteryRecipe) -> Vec<Fault> {
     [
         (m.divergence > limits.divergence, Fault::Divergence),
-        (m.thought_length >= limits.thought_length, Fault::ThoughtLength),
+        (
+            m.thought_length >= limits.thought_length,
+            Fault::ThoughtLength,
+        ),
         (m.diversity >= limits.diversity, Fault::Diversity),
         (m.ablation_drop > limits.ablation_drop, Fault::AblationDrop),
         (m.correlation > limits.correlation, Fault::Correlation),
@@ -111,7 +114,17 @@ pub struct Remedy {
 /// KL x 2 and reward x 1.5 stricter; but when divergence alone is low, KL is halved, since more of it would
 /// lower the divergence further.
 pub fn remedy(faults: &[Fault]) -> Remedy {
-    if faults == [Fault::Divergence] { Remedy { kl: 0.5, strictness: 1.0 } } else { Remedy { kl: 2.0, strictness: 1.5 } }
+    if faults == [Fault::Divergence] {
+        Remedy {
+            kl: 0.5,
+            strictness: 1.0,
+        }
+    } else {
+        Remedy {
+            kl: 2.0,
+            strictness: 1.5,
+        }
+    }
 }
 
 /// Mean of `values` with its 95% percentile-bootstrap interval.
@@ -123,12 +136,19 @@ pub fn bootstrap(values: &[f64], resamples: usize, seed: u64) -> Interval {
     let mut means: Vec<f64> = (0..resamples as u64)
         .map(|r| {
             let random = Counted::new(seed, "bootstrap", r);
-            (0..n as u64).map(|i| values[random.below(i, n)]).sum::<f64>() / n as f64
+            (0..n as u64)
+                .map(|i| values[random.below(i, n)])
+                .sum::<f64>()
+                / n as f64
         })
         .collect();
     means.sort_by(f64::total_cmp);
     let at = |share: f64| means[((resamples - 1) as f64 * share).round() as usize];
-    Interval { low: at(0.025), mean: values.iter().sum::<f64>() / n as f64, high: at(0.975) }
+    Interval {
+        low: at(0.025),
+        mean: values.iter().sum::<f64>() / n as f64,
+        high: at(0.975),
+    }
 }
 
 fn mean(values: impl Iterator<Item = f64>) -> f64 {
@@ -140,14 +160,22 @@ fn mean(values: impl Iterator<Item = f64>) -> f64 {
 pub fn measure(thinker: &dyn Thinker, resamples: usize, seed: u64) -> Measures {
     let n = thinker.positions();
     let thoughts = thinker.thoughts();
-    let asked: Vec<(usize, &[u32])> = (0..n).flat_map(|s| thoughts[s].iter().map(move |t| (s, &t[..]))).collect();
+    let asked: Vec<(usize, &[u32])> = (0..n)
+        .flat_map(|s| thoughts[s].iter().map(move |t| (s, &t[..])))
+        .collect();
     // The thought of the same number at the next position: all are used, none stays.
-    let swapped: Vec<(usize, Option<&[u32]>)> = (0..n).flat_map(|s| thoughts[(s + 1) % n].iter().map(move |t| (s, Some(&t[..])))).collect();
+    let swapped: Vec<(usize, Option<&[u32]>)> = (0..n)
+        .flat_map(|s| thoughts[(s + 1) % n].iter().map(move |t| (s, Some(&t[..]))))
+        .collect();
     let real = thinker.judge(&asked.iter().map(|&(s, t)| (s, Some(t))).collect::<Vec<_>>());
     let other = thinker.judge(&swapped);
     let none = thinker.judge(&(0..n).map(|s| (s, None)).collect::<Vec<_>>());
     let coherence = thinker.coherence(&asked);
-    let utility: Vec<f64> = asked.iter().zip(&real).map(|((s, _), r)| r.log_p - none[*s].log_p).collect();
+    let utility: Vec<f64> = asked
+        .iter()
+        .zip(&real)
+        .map(|((s, _), r)| r.log_p - none[*s].log_p)
+        .collect();
     let of_position = |list: &[Judgement], from: &dyn Fn(usize) -> usize| -> Vec<f64> {
         let mut at = 0;
         (0..n)
@@ -161,9 +189,15 @@ pub fn measure(thinker: &dyn Thinker, resamples: usize, seed: u64) -> Measures {
     let own = of_position(&real, &|s| s);
     let foreign = of_position(&other, &|s| (s + 1) % n);
     let gains: Vec<f64> = own.iter().zip(&foreign).map(|(a, b)| a - b).collect();
-    let pairs = thoughts.iter().flat_map(|group| (0..group.len()).flat_map(move |i| (i + 1..group.len()).map(move |j| edit_distance(&group[i], &group[j]) as f64)));
+    let pairs = thoughts.iter().flat_map(|group| {
+        (0..group.len()).flat_map(move |i| {
+            (i + 1..group.len()).map(move |j| edit_distance(&group[i], &group[j]) as f64)
+        })
+    });
     Measures {
-        divergence: mean(asked.iter().zip(&real).map(|((s, _), r)| edit_distance(&none[*s].answer, &r.answer) as f64 / none[*s].answer.len().max(1) as f64)),
+        divergence: mean(asked.iter().zip(&real).map(|((s, _), r)| {
+            edit_distance(&none[*s].answer, &r.answer) as f64 / none[*s].answer.len().max(1) as f64
+        })),
         thought_length: mean(asked.iter().map(|(_, t)| t.len() as f64)),
         diversity: mean(pairs),
         ablation_drop: mean(real.iter().map(|j| j.right)) - mean(none.iter().map(|j| j.right)),

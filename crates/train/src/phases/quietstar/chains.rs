@@ -53,20 +53,38 @@ pub struct Thought {
 }
 
 /// Where each place hangs, `each` times.
-fn anchors<'a>(batch: &'a Batch, places: &'a [Place], each: usize) -> impl Iterator<Item = Anchor> + 'a {
+fn anchors<'a>(
+    batch: &'a Batch,
+    places: &'a [Place],
+    each: usize,
+) -> impl Iterator<Item = Anchor> + 'a {
     places.iter().flat_map(move |p| {
         let row = batch.segments[p.segment].start + p.row;
-        std::iter::repeat_n(Anchor { segment: p.segment, row: p.row as u32, position: batch.positions[row] }, each)
+        std::iter::repeat_n(
+            Anchor {
+                segment: p.segment,
+                row: p.row as u32,
+                position: batch.positions[row],
+            },
+            each,
+        )
     })
 }
 
 /// Index drawn from softmax(logits / temperature) by `u` in [0, 1).
 pub fn draw(logits: &[f32], temperature: f32, u: f64) -> u32 {
-    let (best, top) = logits.iter().enumerate().fold((0, f32::NEG_INFINITY), |b, (i, &x)| if x > b.1 { (i, x) } else { b });
+    let (best, top) =
+        logits.iter().enumerate().fold(
+            (0, f32::NEG_INFINITY),
+            |b, (i, &x)| if x > b.1 { (i, x) } else { b },
+        );
     if temperature <= 0.0 {
         return best as u32;
     }
-    let weights: Vec<f64> = logits.iter().map(|x| f64::from((x - top) / temperature).exp()).collect();
+    let weights: Vec<f64> = logits
+        .iter()
+        .map(|x| f64::from((x - top) / temperature).exp())
+        .collect();
     let mut left = u * weights.iter().sum::<f64>();
     for (i, w) in weights.iter().enumerate() {
         left -= w;
@@ -83,22 +101,48 @@ pub fn logits(model: &Cognate, hidden: &Tensor) -> Vec<f32> {
 }
 
 /// Samples thoughts at each place, place after place. `random` is indexed by chain and token.
-pub fn sample(model: &Cognate, p: &Bound, context: &Context, batch: &Batch, places: &[Place], s: Sampling, random: &Counted) -> Vec<Thought> {
-    let mut stream = ThoughtStream::from_text(model, p, context, anchors(batch, places, s.thoughts).collect(), s.passes, s.length + 1);
+pub fn sample(
+    model: &Cognate,
+    p: &Bound,
+    context: &Context,
+    batch: &Batch,
+    places: &[Place],
+    s: Sampling,
+    random: &Counted,
+) -> Vec<Thought> {
+    let mut stream = ThoughtStream::from_text(
+        model,
+        p,
+        context,
+        anchors(batch, places, s.thoughts).collect(),
+        s.passes,
+        s.length + 1,
+    );
     grow(model, &mut stream, places.len() * s.thoughts, s, random)
 }
 
 /// Lets the chains of a fresh stream think. The stream has then read every token but the last of a thought
 /// that did not close by itself.
-pub fn grow(model: &Cognate, stream: &mut ThoughtStream, chains: usize, s: Sampling, random: &Counted) -> Vec<Thought> {
+pub fn grow(
+    model: &Cognate,
+    stream: &mut ThoughtStream,
+    chains: usize,
+    s: Sampling,
+    random: &Counted,
+) -> Vec<Thought> {
     let mut thoughts = vec![Thought::default(); chains];
-    let mut entries: Vec<(usize, ThoughtToken)> = (0..chains).map(|c| (c, ThoughtToken::Start)).collect();
+    let mut entries: Vec<(usize, ThoughtToken)> =
+        (0..chains).map(|c| (c, ThoughtToken::Start)).collect();
     let vocab = model.config.vocab;
     for step in 0..s.length {
         let scores = logits(model, &stream.extend(&entries));
         let mut next = Vec::with_capacity(entries.len());
         for (row, &(chain, _)) in entries.iter().enumerate() {
-            let token = draw(&scores[row * vocab..][..vocab], s.temperature, random.uniform((chain * s.length + step) as u64));
+            let token = draw(
+                &scores[row * vocab..][..vocab],
+                s.temperature,
+                random.uniform((chain * s.length + step) as u64),
+            );
             if token == s.close {
                 thoughts[chain].closed = true;
             } else {
@@ -141,8 +185,14 @@ pub struct Judged {
 }
 
 /// The judged rows of `thoughts`, matching [`chains`].
-pub fn judged(batch: &Batch, places: &[Place], thoughts: &[(usize, &[u32])], chains: &Chains) -> Judged {
-    let (mut base, mut chain, mut target, mut of_chain) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+pub fn judged(
+    batch: &Batch,
+    places: &[Place],
+    thoughts: &[(usize, &[u32])],
+    chains: &Chains,
+) -> Judged {
+    let (mut base, mut chain, mut target, mut of_chain) =
+        (Vec::new(), Vec::new(), Vec::new(), Vec::new());
     for (&(place, thought), rows) in thoughts.iter().zip(&chains.rows) {
         let p = &places[place];
         let text = batch.segments[p.segment].start + p.row;
@@ -155,7 +205,12 @@ pub fn judged(batch: &Batch, places: &[Place], thoughts: &[(usize, &[u32])], cha
         }
         of_chain.push(from..target.len());
     }
-    Judged { base: base.into(), chain: chain.into(), target: target.into(), of_chain }
+    Judged {
+        base: base.into(),
+        chain: chain.into(),
+        target: target.into(),
+        of_chain,
+    }
 }
 
 /// Mixed predictions at judged rows.
@@ -177,7 +232,11 @@ pub fn mix(model: &Cognate, p: &Bound, text: Var, chain: Var, rows: &Judged) -> 
     let base_logits = t.detach(model.logits(p, base));
     let difference = t.sub(model.logits(p, thought), base_logits);
     let log_p = t.log_softmax(t.add(base_logits, t.mul_rows(difference, weight)));
-    Mixed { log_p, weight, base: base_logits }
+    Mixed {
+        log_p,
+        weight,
+        base: base_logits,
+    }
 }
 
 /// Negative log-likelihoods under `model` of each thought's own tokens (and its close, when asked), as one
@@ -190,7 +249,14 @@ pub struct Policy {
 }
 
 /// See [`Policy`].
-pub fn policy(p: &Bound, hidden: Var, chains: &Chains, thoughts: &[&Thought], close: Option<u32>, temperature: f32) -> Policy {
+pub fn policy(
+    p: &Bound,
+    hidden: Var,
+    chains: &Chains,
+    thoughts: &[&Thought],
+    close: Option<u32>,
+    temperature: f32,
+) -> Policy {
     let t = p.tape;
     let (mut rows, mut targets, mut of_thought) = (Vec::new(), Vec::new(), Vec::new());
     for (thought, range) in thoughts.iter().zip(&chains.rows) {
@@ -206,13 +272,23 @@ pub fn policy(p: &Bound, hidden: Var, chains: &Chains, thoughts: &[&Thought], cl
     if temperature != 1.0 {
         picked = t.scale(picked, 1.0 / temperature);
     }
-    Policy { nll: t.cross_entropy(picked, p.var("embed.weight"), targets.into()), of_thought }
+    Policy {
+        nll: t.cross_entropy(picked, p.var("embed.weight"), targets.into()),
+        of_thought,
+    }
 }
 
 /// Entropy in nats of the next token behind each row of hidden states.
 pub fn entropies(model: &Cognate, hidden: &Tensor) -> Vec<f64> {
     let tape = Tape::inference();
     let vocab = model.config.vocab;
-    let log_p = tape.log_softmax(tape.constant(&Tensor::from_vec(logits(model, hidden), &[hidden.rows(), vocab])));
-    tape.value(log_p).to_vec().chunks(vocab).map(|row| row.iter().map(|&l| -f64::from(l.exp() * l)).sum()).collect()
+    let log_p = tape.log_softmax(tape.constant(&Tensor::from_vec(
+        logits(model, hidden),
+        &[hidden.rows(), vocab],
+    )));
+    tape.value(log_p)
+        .to_vec()
+        .chunks(vocab)
+        .map(|row| row.iter().map(|&l| -f64::from(l.exp() * l)).sum())
+        .collect()
 }

@@ -31,8 +31,16 @@ pub struct Added {
 }
 
 /// The model and tokenizer with everything that Phase 3 needs; what is there already stays.
-pub fn extend(model: &Cognate, tokenizer: &Tokenizer, mixing: usize, seed: u64) -> Result<(Cognate, Tokenizer, Added), Error> {
-    let fresh_tokens: Vec<&str> = SPECIAL_TOKENS.into_iter().filter(|t| tokenizer.id_of(t).is_none()).collect();
+pub fn extend(
+    model: &Cognate,
+    tokenizer: &Tokenizer,
+    mixing: usize,
+    seed: u64,
+) -> Result<(Cognate, Tokenizer, Added), Error> {
+    let fresh_tokens: Vec<&str> = SPECIAL_TOKENS
+        .into_iter()
+        .filter(|t| tokenizer.id_of(t).is_none())
+        .collect();
     let mut extended = tokenizer.clone();
     extended.add_special(&SPECIAL_TOKENS);
     let mut config = model.config.clone();
@@ -47,32 +55,61 @@ pub fn extend(model: &Cognate, tokenizer: &Tokenizer, mixing: usize, seed: u64) 
     table.write_rows(0, old);
     let values = old.to_vec();
     let used = tokenizer.vocab_size().min(rows);
-    let mean: Vec<f32> = (0..width).map(|c| values.iter().skip(c).step_by(width).take(used).sum::<f32>() / used.max(1) as f32).collect();
-    let spread = (values.iter().map(|x| x * x).sum::<f32>() / values.len().max(1) as f32).sqrt() * NOISE;
+    let mean: Vec<f32> = (0..width)
+        .map(|c| values.iter().skip(c).step_by(width).take(used).sum::<f32>() / used.max(1) as f32)
+        .collect();
+    let spread =
+        (values.iter().map(|x| x * x).sum::<f32>() / values.len().max(1) as f32).sqrt() * NOISE;
     for name in &fresh_tokens {
         let id = extended.id_of(name).expect("just added");
         let random = Counted::new(seed, "quietstar/new-token", u64::from(id));
-        let row: Vec<f32> = mean.iter().zip(0..).map(|(m, i)| m + spread * random.normal(i)).collect();
+        let row: Vec<f32> = mean
+            .iter()
+            .zip(0..)
+            .map(|(m, i)| m + spread * random.normal(i))
+            .collect();
         table.write_rows(id as usize, &Tensor::from_vec(row, &[1, width]));
     }
-    let mut named: std::collections::BTreeMap<String, Tensor> = model.params.iter().map(|(n, t)| (n.to_string(), t.clone())).collect();
+    let mut named: std::collections::BTreeMap<String, Tensor> = model
+        .params
+        .iter()
+        .map(|(n, t)| (n.to_string(), t.clone()))
+        .collect();
     let had_head = named.contains_key("mixing.out.bias");
     named.insert("embed.weight".into(), table);
     let fresh = |name: &str| name.starts_with("mixing.") || name.starts_with("thought.");
-    let params = Params::from_named(&config, named, fresh, seed).map_err(|fault| Error::ModelFile { path: PathBuf::from("the model given to Phase 3"), fault })?;
-    let mut grown = Cognate { params, ..Cognate::empty(config) };
+    let params =
+        Params::from_named(&config, named, fresh, seed).map_err(|fault| Error::ModelFile {
+            path: PathBuf::from("the model given to Phase 3"),
+            fault,
+        })?;
+    let mut grown = Cognate {
+        params,
+        ..Cognate::empty(config)
+    };
     if !had_head {
-        grown.params.set("mixing.out.bias", Tensor::full(&[1], MIXING_BIAS));
+        grown
+            .params
+            .set("mixing.out.bias", Tensor::full(&[1], MIXING_BIAS));
     }
-    let added = Added { tokens: fresh_tokens.len(), before: model.params.count(), after: grown.params.count() };
+    let added = Added {
+        tokens: fresh_tokens.len(),
+        before: model.params.count(),
+        after: grown.params.count(),
+    };
     Ok((grown, extended, added))
 }
 
 /// Lets thoughts begin and end as the baked blocks do: start and end take over the embeddings of the two
 /// brackets, so that a silent thought begins where the visible one was learned.
 pub fn open_thoughts(model: &mut Cognate, tokenizer: &Tokenizer) {
-    for (name, token) in [("thought.start", SPECIAL_TOKENS[0]), ("thought.end", SPECIAL_TOKENS[1])] {
-        let id = tokenizer.id_of(token).expect("the twelve tokens were added") as usize;
+    for (name, token) in [
+        ("thought.start", SPECIAL_TOKENS[0]),
+        ("thought.end", SPECIAL_TOKENS[1]),
+    ] {
+        let id = tokenizer
+            .id_of(token)
+            .expect("the twelve tokens were added") as usize;
         let row = model.params.get("embed.weight").slice_rows(id..id + 1);
         model.params.set(name, row);
     }

@@ -51,42 +51,100 @@ impl Lesson {
         let mut prompt = vec![tokenizer.end_of_document()];
         prompt.extend(tokenizer.encode(&trace.prompt));
         let direct = tokenizer.encode(&trace.direct);
-        let marker = tokenizer.encode("\n#### ").iter().zip(&direct).take_while(|(a, b)| a == b).count();
+        let marker = tokenizer
+            .encode("\n#### ")
+            .iter()
+            .zip(&direct)
+            .take_while(|(a, b)| a == b)
+            .count();
         // The block opens right behind the prompt: that is where a silent thought hangs as well.
         let thinking = tokenizer.encode(trace.completion.trim_start_matches(' '));
-        Self { strategy: trace.strategy, prompt, thinking, marker: marker.min(direct.len() - 1), direct, answer: trace.answer.clone() }
+        Self {
+            strategy: trace.strategy,
+            prompt,
+            thinking,
+            marker: marker.min(direct.len() - 1),
+            direct,
+            answer: trace.answer.clone(),
+        }
     }
 
     fn piece(&self, arm: Arm, end: u32) -> Piece {
-        let completion = if arm == Arm::Thinking { &self.thinking } else { &self.direct };
+        let completion = if arm == Arm::Thinking {
+            &self.thinking
+        } else {
+            &self.direct
+        };
         let mut tokens = self.prompt.clone();
         tokens.extend(completion);
         tokens.push(end);
-        let loss = (1..tokens.len()).map(|i| f32::from(u8::from(i >= self.prompt.len()))).collect();
-        Piece { tokens, loss, start: 0, dataset: 0, family: Family::Maths }
+        let loss = (1..tokens.len())
+            .map(|i| f32::from(u8::from(i >= self.prompt.len())))
+            .collect();
+        Piece {
+            tokens,
+            loss,
+            start: 0,
+            dataset: 0,
+            family: Family::Maths,
+        }
     }
 
     fn rows(&self, arm: Arm) -> usize {
-        self.prompt.len() + if arm == Arm::Thinking { self.thinking.len() } else { self.direct.len() }
+        self.prompt.len()
+            + if arm == Arm::Thinking {
+                self.thinking.len()
+            } else {
+                self.direct.len()
+            }
     }
 }
 
 impl Lessons {
     /// Built-in traces, and those of the data sets' worked solutions.
     pub fn new(recipe: &BakingRecipe, worked: &[Worked], tokenizer: &Tokenizer, seed: u64) -> Self {
-        let mut all: Vec<Lesson> = Strategy::ALL.iter().flat_map(|&s| traces(s, seed, recipe.traces, false)).map(|t| Lesson::new(&t, tokenizer)).collect();
+        let mut all: Vec<Lesson> = Strategy::ALL
+            .iter()
+            .flat_map(|&s| traces(s, seed, recipe.traces, false))
+            .map(|t| Lesson::new(&t, tokenizer))
+            .collect();
         let solutions = from_worked_solutions(worked);
-        all.extend(solutions.iter().filter(|t| !t.held_out).take(recipe.worked).map(|t| Lesson::new(t, tokenizer)));
+        all.extend(
+            solutions
+                .iter()
+                .filter(|t| !t.held_out)
+                .take(recipe.worked)
+                .map(|t| Lesson::new(t, tokenizer)),
+        );
         let before = all.len();
         all.retain(|l| l.rows(Arm::Thinking) <= recipe.max_len);
-        let held_out = Strategy::ALL.iter().map(|&s| traces(s, seed, recipe.held_out, true).iter().map(|t| Lesson::new(t, tokenizer)).collect()).collect();
-        Self { too_long: before - all.len(), train: all, held_out, end: tokenizer.end_of_document() }
+        let held_out = Strategy::ALL
+            .iter()
+            .map(|&s| {
+                traces(s, seed, recipe.held_out, true)
+                    .iter()
+                    .map(|t| Lesson::new(t, tokenizer))
+                    .collect()
+            })
+            .collect();
+        Self {
+            too_long: before - all.len(),
+            train: all,
+            held_out,
+            end: tokenizer.end_of_document(),
+        }
     }
 
     /// One pass over the lessons (those of the easy strategies, if asked) in batches of about `tokens` rows.
     pub fn deal(&self, arm: Arm, easy: bool, pass: u64, tokens: usize, seed: u64) -> Vec<Vec<u32>> {
-        let chosen: Vec<u32> = (0..self.train.len() as u32).filter(|&i| !easy || self.train[i as usize].strategy.is_easy()).collect();
-        let purpose = if arm == Arm::Thinking { "quietstar/order" } else { "quietstar/order/direct" };
+        let chosen: Vec<u32> = (0..self.train.len() as u32)
+            .filter(|&i| !easy || self.train[i as usize].strategy.is_easy())
+            .collect();
+        let purpose = if arm == Arm::Thinking {
+            "quietstar/order"
+        } else {
+            "quietstar/order/direct"
+        };
         let order = Counted::new(seed, purpose, pass).permutation(chosen.len());
         let (mut batches, mut batch, mut rows) = (Vec::new(), Vec::new(), 0);
         for i in order {
@@ -107,12 +165,18 @@ impl Lessons {
 
     /// The pieces of a dealt batch.
     pub fn pieces(&self, arm: Arm, batch: &[u32]) -> Vec<Piece> {
-        batch.iter().map(|&i| self.train[i as usize].piece(arm, self.end)).collect()
+        batch
+            .iter()
+            .map(|&i| self.train[i as usize].piece(arm, self.end))
+            .collect()
     }
 
     /// Held-out questions, one of each strategy in turn.
     pub fn mixed_held_out(&self, count: usize) -> Vec<&Lesson> {
         let longest = self.held_out.iter().map(Vec::len).max().unwrap_or(0);
-        (0..longest).flat_map(|i| self.held_out.iter().filter_map(move |list| list.get(i))).take(count).collect()
+        (0..longest)
+            .flat_map(|i| self.held_out.iter().filter_map(move |list| list.get(i)))
+            .take(count)
+            .collect()
     }
 }

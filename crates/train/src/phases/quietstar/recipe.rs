@@ -174,7 +174,13 @@ impl QuietstarRecipe {
     /// Refuses what cannot run.
     pub fn validate(&self) -> Result<(), Error> {
         let (b, r, t) = (&self.baking, &self.rl, &self.battery);
-        let refuse = |key: &str, found: String, allowed: &str| Err(Error::Recipe { key: format!("quietstar.{key}"), found: format!("found {found}"), allowed: allowed.into() });
+        let refuse = |key: &str, found: String, allowed: &str| {
+            Err(Error::Recipe {
+                key: format!("quietstar.{key}"),
+                found: format!("found {found}"),
+                allowed: allowed.into(),
+            })
+        };
         for (key, value) in [
             ("mixing", self.mixing),
             ("baking.epochs", b.epochs),
@@ -192,9 +198,16 @@ impl QuietstarRecipe {
                 return refuse(key, "0".into(), "it must be at least 1");
             }
         }
-        for (key, value) in [("battery.samples", t.samples), ("battery.thoughts", t.thoughts)] {
+        for (key, value) in [
+            ("battery.samples", t.samples),
+            ("battery.thoughts", t.thoughts),
+        ] {
             if value < 2 {
-                return refuse(key, value.to_string(), "at least 2 are compared with each other");
+                return refuse(
+                    key,
+                    value.to_string(),
+                    "at least 2 are compared with each other",
+                );
             }
         }
         for (key, value) in [("baking.replay", b.replay), ("rl.tasks", r.tasks)] {
@@ -203,18 +216,35 @@ impl QuietstarRecipe {
             }
         }
         if b.replay > 0.9 {
-            return refuse("baking.replay", b.replay.to_string(), "at most 0.9, or nothing is left for the traces");
+            return refuse(
+                "baking.replay",
+                b.replay.to_string(),
+                "at most 0.9, or nothing is left for the traces",
+            );
         }
         if r.thoughts == 1 {
-            return refuse("rl.thoughts", "1".into(), "thoughts are judged against each other: 2 or more, or 0 to choose by size");
+            return refuse(
+                "rl.thoughts",
+                "1".into(),
+                "thoughts are judged against each other: 2 or more, or 0 to choose by size",
+            );
         }
-        for (key, value) in [("baking.lr", b.lr), ("rl.lr", r.lr), ("rl.head_lr", r.head_lr), ("rl.kl", r.kl)] {
+        for (key, value) in [
+            ("baking.lr", b.lr),
+            ("rl.lr", r.lr),
+            ("rl.head_lr", r.head_lr),
+            ("rl.kl", r.kl),
+        ] {
             if !(0.0..=10.0).contains(&value) {
                 return refuse(key, value.to_string(), "it must lie in 0..=10");
             }
         }
         if !(0.05..=10.0).contains(&r.temperature) {
-            return refuse("rl.temperature", r.temperature.to_string(), "it must lie in 0.05..=10");
+            return refuse(
+                "rl.temperature",
+                r.temperature.to_string(),
+                "it must lie in 0.05..=10",
+            );
         }
         Ok(())
     }
@@ -238,7 +268,13 @@ impl BakingRecipe {
 impl RlRecipe {
     /// The optimizer.
     pub fn optim(&self) -> OptimConfig {
-        OptimConfig { muon_lr: self.lr, adam_lr: self.lr, grokfast_lambda: self.grokfast_lambda, qk_clip: self.qk_clip, ..OptimConfig::default() }
+        OptimConfig {
+            muon_lr: self.lr,
+            adam_lr: self.lr,
+            grokfast_lambda: self.grokfast_lambda,
+            qk_clip: self.qk_clip,
+            ..OptimConfig::default()
+        }
     }
 
     /// Thoughts at a position and their longest length for a model of so many parameters: the plan's table

@@ -47,7 +47,10 @@ pub fn ranks(values: &[f64]) -> Vec<f64> {
     let mut ranks = vec![0.0; values.len()];
     let mut at = 0;
     while at < order.len() {
-        let same = order[at..].iter().take_while(|&&i| values[i] == values[order[at]]).count();
+        let same = order[at..]
+            .iter()
+            .take_while(|&&i| values[i] == values[order[at]])
+            .count();
         for &i in &order[at..at + same] {
             ranks[i] = (at as f64 + (same - 1) as f64 / 2.0) / (values.len() - 1) as f64;
         }
@@ -58,7 +61,11 @@ pub fn ranks(values: &[f64]) -> Vec<f64> {
 
 /// Mean probability of a thought's tokens from their negative log-likelihoods; 0 without tokens.
 pub fn probability(nll: &[f32]) -> f64 {
-    if nll.is_empty() { 0.0 } else { nll.iter().map(|n| f64::from(-n).exp()).sum::<f64>() / nll.len() as f64 }
+    if nll.is_empty() {
+        0.0
+    } else {
+        nll.iter().map(|n| f64::from(-n).exp()).sum::<f64>() / nll.len() as f64
+    }
 }
 
 /// Coherence of each thought of a batch, from the [`probability`] of each under the baked model.
@@ -76,7 +83,11 @@ pub fn correlation(a: &[f64], b: &[f64]) -> f64 {
         aa += (x - ma) * (x - ma);
         bb += (y - mb) * (y - mb);
     }
-    if aa <= 0.0 || bb <= 0.0 { 0.0 } else { ab / (aa * bb).sqrt() }
+    if aa <= 0.0 || bb <= 0.0 {
+        0.0
+    } else {
+        ab / (aa * bb).sqrt()
+    }
 }
 
 /// What is known of a thought.
@@ -100,7 +111,11 @@ pub fn reward(q: &Quantities, strictness: f64) -> f64 {
     let base = f64::from(u8::from(q.correct));
     let length = (q.length as f64 / (10.0 * strictness)).min(1.0) * 0.2;
     let diversity = (q.diversity / (5.0 * strictness)).min(1.0) * 0.2;
-    let penalty = if q.coherence < 0.5 { -0.5 * strictness } else { 0.0 };
+    let penalty = if q.coherence < 0.5 {
+        -0.5 * strictness
+    } else {
+        0.0
+    };
     q.gain + base + length + diversity + penalty
 }
 
@@ -111,7 +126,10 @@ pub fn advantages(rewards: &[f64], size: usize) -> Vec<f64> {
         .flat_map(|group| {
             let mean = group.iter().sum::<f64>() / group.len() as f64;
             let equal = group.iter().all(|r| (r - group[0]).abs() < 1e-9);
-            group.iter().map(move |r| if equal { 0.0 } else { r - mean }).collect::<Vec<_>>()
+            group
+                .iter()
+                .map(move |r| if equal { 0.0 } else { r - mean })
+                .collect::<Vec<_>>()
         })
         .collect()
 }

@@ -101,14 +101,39 @@ impl Heads {
         self.step += 1;
         for (slot, g) in grads {
             let zeros = || Tensor::zeros(g.dims());
-            let (m, v) = self.moments.entry(params.names()[*slot].clone()).or_insert_with(|| (zeros(), zeros()));
-            adamw_(params.at_mut(*slot), g, m, v, AdamW { lr, beta1: 0.9, beta2: 0.95, eps: 1e-8, weight_decay: 0.0, step: self.step });
+            let (m, v) = self
+                .moments
+                .entry(params.names()[*slot].clone())
+                .or_insert_with(|| (zeros(), zeros()));
+            adamw_(
+                params.at_mut(*slot),
+                g,
+                m,
+                v,
+                AdamW {
+                    lr,
+                    beta1: 0.9,
+                    beta2: 0.95,
+                    eps: 1e-8,
+                    weight_decay: 0.0,
+                    step: self.step,
+                },
+            );
         }
     }
 
     /// The state as arrays behind `prefix`, and the number of steps.
     pub fn state(&self, prefix: &str) -> (Vec<Array>, u32) {
-        let arrays = self.moments.iter().flat_map(|(n, (m, v))| [array(format!("{prefix}m/{n}"), m), array(format!("{prefix}v/{n}"), v)]).collect();
+        let arrays = self
+            .moments
+            .iter()
+            .flat_map(|(n, (m, v))| {
+                [
+                    array(format!("{prefix}m/{n}"), m),
+                    array(format!("{prefix}v/{n}"), v),
+                ]
+            })
+            .collect();
         (arrays, self.step)
     }
 
@@ -118,7 +143,12 @@ impl Heads {
         let moments = named(arrays, &format!("{prefix}m/"))
             .into_iter()
             .map(|(n, m)| {
-                let v = second.remove(&n).ok_or_else(|| Error::bag("quietstar", format!("the second moment of `{n}` is missing")))?;
+                let v = second.remove(&n).ok_or_else(|| {
+                    Error::bag(
+                        "quietstar",
+                        format!("the second moment of `{n}` is missing"),
+                    )
+                })?;
                 Ok((n, (m, v)))
             })
             .collect::<Result<_, Error>>()?;
@@ -127,7 +157,15 @@ impl Heads {
 }
 
 /// One step on a scene whose tasks are placed already.
-pub fn step(model: &mut Cognate, baked: &Cognate, optimizer: &mut Optimizer, heads: &mut Heads, scene: &mut Scene, plan: Plan, pressure: Pressure) -> RlReport {
+pub fn step(
+    model: &mut Cognate,
+    baked: &Cognate,
+    optimizer: &mut Optimizer,
+    heads: &mut Heads,
+    scene: &mut Scene,
+    plan: Plan,
+    pressure: Pressure,
+) -> RlReport {
     let s = plan.sampling;
     let depth = Depth::Fixed(s.passes);
     let tape = Tape::new();
@@ -136,14 +174,34 @@ pub fn step(model: &mut Cognate, baked: &Cognate, optimizer: &mut Optimizer, hea
     let context = out.context.as_ref().expect("captured");
     if plan.in_text > 0 {
         let entropy = entropies(model, &tape.value(out.hidden));
-        scene.place_in_text(&entropy, plan.in_text, plan.n_true, &Counted::new(plan.seed, "quietstar/place", plan.step));
+        scene.place_in_text(
+            &entropy,
+            plan.in_text,
+            plan.n_true,
+            &Counted::new(plan.seed, "quietstar/place", plan.step),
+        );
     }
     let places = &scene.places[..];
     if places.is_empty() {
-        return RlReport { skipped: true, ..RlReport::default() };
+        return RlReport {
+            skipped: true,
+            ..RlReport::default()
+        };
     }
-    let thoughts = sample(model, &p, context, &scene.batch, places, s, &Counted::new(plan.seed, "quietstar/thought", plan.step));
-    let asked: Vec<(usize, &[u32])> = thoughts.iter().enumerate().map(|(i, t)| (i / s.thoughts, &t.tokens[..])).collect();
+    let thoughts = sample(
+        model,
+        &p,
+        context,
+        &scene.batch,
+        places,
+        s,
+        &Counted::new(plan.seed, "quietstar/thought", plan.step),
+    );
+    let asked: Vec<(usize, &[u32])> = thoughts
+        .iter()
+        .enumerate()
+        .map(|(i, t)| (i / s.thoughts, &t.tokens[..]))
+        .collect();
     let grown = chains(&scene.batch, places, &asked);
     let rows = judged(&scene.batch, places, &asked, &grown);
 
@@ -152,11 +210,21 @@ pub fn step(model: &mut Cognate, baked: &Cognate, optimizer: &mut Optimizer, hea
     let fp = Bound::new(&frozen, &baked.params);
     let fout = baked.forward(&fp, &scene.batch, depth, None, true);
     let own: Vec<&Thought> = thoughts.iter().collect();
-    let fhidden = baked.think(&fp, fout.context.as_ref().expect("captured"), &grown, s.passes);
+    let fhidden = baked.think(
+        &fp,
+        fout.context.as_ref().expect("captured"),
+        &grown,
+        s.passes,
+    );
     let fpolicy = policy(&fp, fhidden, &grown, &own, None, 1.0);
     let fnll = frozen.value(fpolicy.nll).to_vec();
-    let probabilities: Vec<f64> = fpolicy.of_thought.iter().map(|r| probability(&fnll[r.clone()])).collect();
-    let fbase = frozen.log_softmax(baked.logits(&fp, frozen.gather_rows(fout.hidden, rows.base.clone())));
+    let probabilities: Vec<f64> = fpolicy
+        .of_thought
+        .iter()
+        .map(|r| probability(&fnll[r.clone()]))
+        .collect();
+    let fbase =
+        frozen.log_softmax(baked.logits(&fp, frozen.gather_rows(fout.hidden, rows.base.clone())));
     let reference = frozen.value(frozen.exp(fbase));
     let reference_log = frozen.value(fbase);
 
@@ -165,24 +233,37 @@ pub fn step(model: &mut Cognate, baked: &Cognate, optimizer: &mut Optimizer, hea
     let mixed = mix(model, &p, out.hidden, hidden, &rows);
     let log_p = tape.gather_cols(mixed.log_p, rows.target.clone());
     let base_log = tape.log_softmax(mixed.base);
-    let (with, without) = (tape.value(log_p).to_vec(), tape.value(tape.gather_cols(base_log, rows.target.clone())).to_vec());
+    let (with, without) = (
+        tape.value(log_p).to_vec(),
+        tape.value(tape.gather_cols(base_log, rows.target.clone()))
+            .to_vec(),
+    );
     let vocab = model.config.vocab;
     let likeliest = most_likely(&tape.value(mixed.log_p).to_vec(), vocab);
     let ranked = coherence(&probabilities);
-    let spread: Vec<f64> = thoughts.chunks(s.thoughts).flat_map(|g| diversity(&g.iter().map(|t| &t.tokens[..]).collect::<Vec<_>>())).collect();
+    let spread: Vec<f64> = thoughts
+        .chunks(s.thoughts)
+        .flat_map(|g| diversity(&g.iter().map(|t| &t.tokens[..]).collect::<Vec<_>>()))
+        .collect();
     let quantities: Vec<Quantities> = rows
         .of_chain
         .iter()
         .enumerate()
         .map(|(i, r)| Quantities {
-            gain: r.clone().map(|j| f64::from(with[j]) - f64::from(without[j])).sum(),
+            gain: r
+                .clone()
+                .map(|j| f64::from(with[j]) - f64::from(without[j]))
+                .sum(),
             correct: r.clone().all(|j| likeliest[j] == rows.target[j]),
             length: thoughts[i].tokens.len(),
             diversity: spread[i],
             coherence: ranked[i],
         })
         .collect();
-    let rewards: Vec<f64> = quantities.iter().map(|q| reward(q, pressure.strictness)).collect();
+    let rewards: Vec<f64> = quantities
+        .iter()
+        .map(|q| reward(q, pressure.strictness))
+        .collect();
     let advantage = advantages(&rewards, s.thoughts);
 
     // The four terms.
@@ -195,27 +276,67 @@ pub fn step(model: &mut Cognate, baked: &Cognate, optimizer: &mut Optimizer, hea
     // KL(baked || mixture) = sum p (ln p - ln q); the first term has no gradient.
     let cross = tape.mul(mixed.log_p, tape.constant(&reference));
     let cross = tape.scale(tape.sum(cross), -1.0 / n.max(1) as f32);
-    let entropy: f64 = reference.to_vec().iter().zip(reference_log.to_vec()).map(|(p, l)| f64::from(*p) * f64::from(l)).sum();
+    let entropy: f64 = reference
+        .to_vec()
+        .iter()
+        .zip(reference_log.to_vec())
+        .map(|(p, l)| f64::from(*p) * f64::from(l))
+        .sum();
     let kl = f64::from(tape.value(cross).item()) + entropy / n.max(1) as f64;
     loss = tape.add(loss, tape.scale(cross, pressure.kl));
     let mut nats = 0.0;
     let total: f32 = scene.ordinary.iter().map(|o| o.2).sum();
     if total > 0.0 {
-        let text = tape.gather_rows(out.hidden, scene.ordinary.iter().map(|o| o.0).collect::<Vec<_>>().into());
-        let nll = tape.cross_entropy(text, p.var("embed.weight"), scene.ordinary.iter().map(|o| o.1).collect::<Vec<_>>().into());
-        let term = tape.weighted_sum(nll, scene.ordinary.iter().map(|o| o.2 / total).collect::<Vec<_>>().into());
+        let text = tape.gather_rows(
+            out.hidden,
+            scene
+                .ordinary
+                .iter()
+                .map(|o| o.0)
+                .collect::<Vec<_>>()
+                .into(),
+        );
+        let nll = tape.cross_entropy(
+            text,
+            p.var("embed.weight"),
+            scene
+                .ordinary
+                .iter()
+                .map(|o| o.1)
+                .collect::<Vec<_>>()
+                .into(),
+        );
+        let term = tape.weighted_sum(
+            nll,
+            scene
+                .ordinary
+                .iter()
+                .map(|o| o.2 / total)
+                .collect::<Vec<_>>()
+                .into(),
+        );
         nats = f64::from(tape.value(term).item());
         loss = tape.add(loss, term);
     }
     let mean = |values: &[f64]| values.iter().sum::<f64>() / values.len().max(1) as f64;
-    let weights: Vec<f64> = tape.value(mixed.weight).to_vec().iter().map(|&w| f64::from(w)).collect();
+    let weights: Vec<f64> = tape
+        .value(mixed.weight)
+        .to_vec()
+        .iter()
+        .map(|&w| f64::from(w))
+        .collect();
     let mut report = RlReport {
         reward: mean(&rewards),
         gain: mean(&quantities.iter().map(|q| q.gain).collect::<Vec<_>>()),
         kl,
         nats,
         weight: mean(&weights),
-        thought_length: mean(&thoughts.iter().map(|t| t.tokens.len() as f64).collect::<Vec<_>>()),
+        thought_length: mean(
+            &thoughts
+                .iter()
+                .map(|t| t.tokens.len() as f64)
+                .collect::<Vec<_>>(),
+        ),
         coherence: mean(&probabilities),
         thoughts: thoughts.len() as u64,
         skipped: false,
@@ -225,7 +346,10 @@ pub fn step(model: &mut Cognate, baked: &Cognate, optimizer: &mut Optimizer, hea
     tape.backward(loss, &mut grads);
     drop(p);
     let taken = Heads::take(&model.params, &mut grads);
-    report.skipped = taken.iter().any(|(_, g)| !g.is_finite()) || optimizer.step(&mut model.params, &mut grads, 1.0, &peaks).skipped;
+    report.skipped = taken.iter().any(|(_, g)| !g.is_finite())
+        || optimizer
+            .step(&mut model.params, &mut grads, 1.0, &peaks)
+            .skipped;
     if !report.skipped {
         heads.step(&mut model.params, &taken, plan.head_lr);
     }
@@ -234,13 +358,27 @@ pub fn step(model: &mut Cognate, baked: &Cognate, optimizer: &mut Optimizer, hea
 
 /// The most likely token of each row of log-probabilities.
 pub fn most_likely(log_p: &[f32], vocab: usize) -> Vec<u32> {
-    let best = |row: &[f32]| row.iter().enumerate().fold((0, f32::NEG_INFINITY), |b, (i, &x)| if x > b.1 { (i, x) } else { b }).0;
+    let best = |row: &[f32]| {
+        row.iter()
+            .enumerate()
+            .fold(
+                (0, f32::NEG_INFINITY),
+                |b, (i, &x)| if x > b.1 { (i, x) } else { b },
+            )
+            .0
+    };
     log_p.chunks(vocab).map(|row| best(row) as u32).collect()
 }
 
 /// sum over thoughts of advantage x NLL of its tokens, over the number of thoughts.
 pub fn reinforce(tape: &Tape, policy: &super::chains::Policy, advantage: &[f64]) -> tensor::Var {
     let scale = 1.0 / advantage.len().max(1) as f64;
-    let weights: Arc<[f32]> = policy.of_thought.iter().zip(advantage).flat_map(|(r, a)| std::iter::repeat_n((a * scale) as f32, r.len())).collect::<Vec<_>>().into();
+    let weights: Arc<[f32]> = policy
+        .of_thought
+        .iter()
+        .zip(advantage)
+        .flat_map(|(r, a)| std::iter::repeat_n((a * scale) as f32, r.len()))
+        .collect::<Vec<_>>()
+        .into();
     tape.weighted_sum(policy.nll, weights)
 }

@@ -27,23 +27,53 @@ impl Scene {
         for (segment, lesson) in tasks.iter().enumerate() {
             let mut tokens = lesson.prompt.clone();
             tokens.extend(&lesson.direct);
-            places.push(Place { segment, row: lesson.prompt.len() - 1, target: lesson.direct.clone(), judged: lesson.marker..lesson.direct.len() });
+            places.push(Place {
+                segment,
+                row: lesson.prompt.len() - 1,
+                target: lesson.direct.clone(),
+                judged: lesson.marker..lesson.direct.len(),
+            });
             texts.push(tokens);
         }
         texts.extend(text.iter().map(|p| p.tokens.clone()));
         let starts = std::iter::repeat_n(0, tasks.len()).chain(text.iter().map(|p| p.start));
-        let batch = Batch::new(texts.iter().zip(starts).map(|(t, start)| (&t[..t.len() - 1], start)));
+        let batch = Batch::new(
+            texts
+                .iter()
+                .zip(starts)
+                .map(|(t, start)| (&t[..t.len() - 1], start)),
+        );
         let ordinary = text
             .iter()
             .zip(&batch.segments[tasks.len()..])
-            .flat_map(|(p, rows)| rows.clone().map(move |r| (r as u32, p.tokens[r - rows.start + 1], p.loss[r - rows.start])))
+            .flat_map(|(p, rows)| {
+                rows.clone().map(move |r| {
+                    (
+                        r as u32,
+                        p.tokens[r - rows.start + 1],
+                        p.loss[r - rows.start],
+                    )
+                })
+            })
             .collect();
-        Self { batch, places, ordinary, texts, tasks: tasks.len() }
+        Self {
+            batch,
+            places,
+            ordinary,
+            texts,
+            tasks: tasks.len(),
+        }
     }
 
     /// Adds `count` places in ordinary text, drawn from the quarter of its rows where the next token is most
     /// uncertain (at least `count` rows); `n_true` tokens are judged. `entropy` is by row of the batch.
-    pub fn place_in_text(&mut self, entropy: &[f64], count: usize, n_true: usize, random: &Counted) {
+    pub fn place_in_text(
+        &mut self,
+        entropy: &[f64],
+        count: usize,
+        n_true: usize,
+        random: &Counted,
+    ) {
         let mut rows: Vec<(usize, usize)> = (self.tasks..self.texts.len())
             .flat_map(|s| {
                 let n = self.batch.segments[s].len();
@@ -53,11 +83,21 @@ impl Scene {
         let of = |&(s, row): &(usize, usize)| entropy[self.batch.segments[s].start + row];
         rows.sort_by(|a, b| of(b).total_cmp(&of(a)).then(a.cmp(b)));
         rows.truncate((rows.len() / 4).max(count));
-        let mut chosen: Vec<(usize, usize)> = random.permutation(rows.len()).into_iter().take(count).map(|i| rows[i as usize]).collect();
+        let mut chosen: Vec<(usize, usize)> = random
+            .permutation(rows.len())
+            .into_iter()
+            .take(count)
+            .map(|i| rows[i as usize])
+            .collect();
         chosen.sort_unstable();
         for (segment, row) in chosen {
             let target = self.texts[segment][row + 1..row + 1 + n_true].to_vec();
-            self.places.push(Place { segment, row, target, judged: 0..n_true });
+            self.places.push(Place {
+                segment,
+                row,
+                target,
+                judged: 0..n_true,
+            });
         }
     }
 }

@@ -18,13 +18,29 @@ impl Quietstar {
     /// The phase's section of the report; measures the finished model at `path`.
     pub(super) fn section(&self, cx: &Context, path: &Path) -> Result<Value, Error> {
         let r = &self.record;
-        let by_strategy: Map<String, Value> = Strategy::ALL.iter().zip(&r.thinking).map(|(s, v)| (s.name().into(), json!(share(v, |v| v.well_formed)))).collect();
-        let below: Vec<&str> = Strategy::ALL.iter().zip(&r.thinking).filter(|(s, v)| share(*v, |v| v.well_formed) < s.threshold()).map(|(s, _)| s.name()).collect();
-        let correct = |list: &[Vec<super::Verdict>]| -> Vec<f64> { list.iter().flatten().map(|v| f64::from(u8::from(v.correct))).collect() };
+        let by_strategy: Map<String, Value> = Strategy::ALL
+            .iter()
+            .zip(&r.thinking)
+            .map(|(s, v)| (s.name().into(), json!(share(v, |v| v.well_formed))))
+            .collect();
+        let below: Vec<&str> = Strategy::ALL
+            .iter()
+            .zip(&r.thinking)
+            .filter(|(s, v)| share(*v, |v| v.well_formed) < s.threshold())
+            .map(|(s, _)| s.name())
+            .collect();
+        let correct = |list: &[Vec<super::baking::Verdict>]| -> Vec<f64> {
+            list.iter()
+                .flatten()
+                .map(|v| f64::from(u8::from(v.correct)))
+                .collect()
+        };
         let (thinking, direct) = (correct(&r.thinking), correct(&r.direct));
         let differences: Vec<f64> = thinking.iter().zip(&direct).map(|(a, b)| a - b).collect();
         let share_of = |values: &[f64]| values.iter().sum::<f64>() / values.len().max(1) as f64;
-        let recent = |f: fn(&RlReport) -> f64| r.recent.iter().map(f).sum::<f64>() / r.recent.len().max(1) as f64;
+        let recent = |f: fn(&RlReport) -> f64| {
+            r.recent.iter().map(f).sum::<f64>() / r.recent.len().max(1) as f64
+        };
         let (with, without) = self.milliseconds(cx);
         let sampling = self.sampling();
         // Of the model that is kept: its own examination where it passed, else the last one, which it failed.
@@ -85,14 +101,30 @@ impl Quietstar {
     /// Milliseconds a generated token takes with silent thoughts and without.
     fn milliseconds(&self, cx: &Context) -> (f64, f64) {
         let prompt = &self.lessons.held_out[0][0].prompt;
-        let how = Silent { thoughts: self.sampling(), ahead: self.recipe.rl.n_true, temperature: 0.0, seed: self.seed };
+        let how = Silent {
+            thoughts: self.sampling(),
+            ahead: self.recipe.rl.n_true,
+            temperature: 0.0,
+            seed: self.seed,
+        };
         let timed = |work: &dyn Fn() -> usize| {
             let start = (cx.clock)();
             let tokens = work();
             ((cx.clock)() - start) * 1e3 / tokens.max(1) as f64
         };
-        let with = timed(&|| generate_with_thoughts(&self.model, prompt, &[], TIMED, &[], how).len());
-        let without = timed(&|| generate(&self.model, std::slice::from_ref(prompt), TIMED, &[], Sampler::GREEDY, 1)[0].len());
+        let with =
+            timed(&|| generate_with_thoughts(&self.model, prompt, &[], TIMED, &[], how).len());
+        let without = timed(&|| {
+            generate(
+                &self.model,
+                std::slice::from_ref(prompt),
+                TIMED,
+                &[],
+                Sampler::GREEDY,
+                1,
+            )[0]
+            .len()
+        });
         (with, without)
     }
 }
