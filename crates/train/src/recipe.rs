@@ -4,6 +4,7 @@
 //! with `base` and `--set` into this struct.
 
 use crate::Error;
+use crate::phases::bitnet::BitnetRecipe;
 use crate::phases::cognate::CognateRecipe;
 use crate::phases::evomerge::EvomergeRecipe;
 use model::Config;
@@ -26,6 +27,8 @@ pub struct Recipe {
     pub cognate: CognateRecipe,
     /// Phase 2.
     pub evomerge: EvomergeRecipe,
+    /// Phase 4.
+    pub bitnet: BitnetRecipe,
     /// Checkpoints.
     pub checkpoint: CheckpointRecipe,
 }
@@ -170,6 +173,7 @@ impl Recipe {
                 "name at least one data set, or give a folder with --data",
             );
         }
+        self.bitnet.validate()?;
         self.cognate.validate()
     }
 }

@@ -1,6 +1,6 @@
 //! The four phases. They never import each other: they meet through finished models in the run's folder.
 
-// pub mod bitnet;
+pub mod bitnet;
 pub mod cognate;
 pub mod evomerge;
 // pub mod quietstar;

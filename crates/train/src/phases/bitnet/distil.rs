@@ -25,7 +25,16 @@ pub(super) struct Recovery {
 
 /// One optimizer step of `student` on `pieces`.
 #[allow(clippy::too_many_arguments)]
-pub(super) fn step(student: &mut Cognate, champion: &Cognate, pieces: &Pieces, recipe: &BitnetRecipe, optimizer: &mut Optimizer, lr_scale: f32, seed: u64, at: u64) -> Recovery {
+pub(super) fn step(
+    student: &mut Cognate,
+    champion: &Cognate,
+    pieces: &Pieces,
+    recipe: &BitnetRecipe,
+    optimizer: &mut Optimizer,
+    lr_scale: f32,
+    seed: u64,
+    at: u64,
+) -> Recovery {
     let all_rows: usize = pieces.pieces.iter().map(|p| p.loss.len()).sum();
     let weighted: f32 = pieces.pieces.iter().flat_map(|p| &p.loss).sum();
     let mut grads = Grads::new(student.params.len());
@@ -36,7 +45,11 @@ pub(super) fn step(student: &mut Cognate, champion: &Cognate, pieces: &Pieces, r
     for part in micro_batches(&pieces.pieces, recipe.micro_tokens) {
         let (batch, targets, weights) = rows(part);
         let n = batch.len();
-        let depths: Option<Vec<u8>> = (at % 2 == 1).then(|| (0..n as u64).map(|i| 1 + random.below(row + i, student.config.passes) as u8).collect());
+        let depths: Option<Vec<u8>> = (at % 2 == 1).then(|| {
+            (0..n as u64)
+                .map(|i| 1 + random.below(row + i, student.config.passes) as u8)
+                .collect()
+        });
         row += n as u64;
 
         let guide = Tape::inference();
@@ -53,13 +66,22 @@ pub(super) fn step(student: &mut Cognate, champion: &Cognate, pieces: &Pieces, r
         let log_wanted = t.constant(&log_wanted);
         let probabilities = t.exp(log_wanted);
         let divergence = t.sum(t.mul(probabilities, t.sub(log_wanted, log_found)));
-        let nll = t.scale(t.weighted_sum(t.gather_cols(log_found, targets.into()), weights.into()), -1.0);
+        let nll = t.scale(
+            t.weighted_sum(t.gather_cols(log_found, targets.into()), weights.into()),
+            -1.0,
+        );
         seen.divergence += f64::from(t.value(divergence).item()) / all_rows as f64;
         seen.nats += f64::from(t.value(nll).item() / weighted.max(1.0));
-        let mut loss = t.add(t.scale(divergence, recipe.distill / all_rows as f32), t.scale(nll, (1.0 - recipe.distill) / weighted.max(1.0)));
+        let mut loss = t.add(
+            t.scale(divergence, recipe.distill / all_rows as f32),
+            t.scale(nll, (1.0 - recipe.distill) / weighted.max(1.0)),
+        );
         for ((_, found), wanted) in out.gates.iter().zip(&gates_wanted) {
             let d = t.sub(*found, t.constant(wanted));
-            loss = t.add(loss, t.scale(t.sum(t.mul(d, d)), recipe.gate / all_rows as f32));
+            loss = t.add(
+                loss,
+                t.scale(t.sum(t.mul(d, d)), recipe.gate / all_rows as f32),
+            );
         }
         merge(&mut peaks, t.attention_peaks());
         t.backward(loss, &mut grads);

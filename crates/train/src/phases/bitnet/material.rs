@@ -8,7 +8,10 @@
 use super::recipe::BitnetRecipe;
 use crate::{Context, Source};
 use data::builtin::{SPECIAL_TOKENS, Strategy, Trace, from_worked_solutions, traces, validate};
-use data::{Batch as Pieces, Family, Loader, LoaderState, Mix, Mixture, Piece, Stage, Tokenizer, extract_answer, same_answer, weights};
+use data::{
+    Batch as Pieces, Family, Loader, LoaderState, Mix, Mixture, Piece, Stage, Tokenizer,
+    extract_answer, same_answer, weights,
+};
 use model::LanguageModel;
 use model::generate::{Sampler, generate};
 use serde::{Deserialize, Serialize};
@@ -32,7 +35,9 @@ pub(super) fn thinks(tokenizer: &Tokenizer) -> bool {
 }
 
 fn prompt(trace: &Trace, tokenizer: &Tokenizer) -> Vec<u32> {
-    std::iter::once(tokenizer.end_of_document()).chain(tokenizer.encode(&trace.prompt)).collect()
+    std::iter::once(tokenizer.end_of_document())
+        .chain(tokenizer.encode(&trace.prompt))
+        .collect()
 }
 
 /// A trace as Phase 3 teaches it: end of document, prompt, thinking block, end of document.
@@ -41,12 +46,25 @@ fn piece(trace: &Trace, tokenizer: &Tokenizer) -> Piece {
     let from = tokens.len();
     tokens.extend(tokenizer.encode(trace.completion.trim_start_matches(' ')));
     tokens.push(tokenizer.end_of_document());
-    let loss = (1..tokens.len()).map(|i| f32::from(u8::from(i >= from))).collect();
-    Piece { tokens, loss, start: 0, dataset: 0, family: Family::Maths }
+    let loss = (1..tokens.len())
+        .map(|i| f32::from(u8::from(i >= from)))
+        .collect();
+    Piece {
+        tokens,
+        loss,
+        start: 0,
+        dataset: 0,
+        family: Family::Maths,
+    }
 }
 
 impl Material {
-    pub(super) fn new(source: &Source, tokenizer: &Tokenizer, recipe: &BitnetRecipe, seed: u64) -> Self {
+    pub(super) fn new(
+        source: &Source,
+        tokenizer: &Tokenizer,
+        recipe: &BitnetRecipe,
+        seed: u64,
+    ) -> Self {
         let shares = weights(Mixture::Mean, Stage::Ancestor, &source.available());
         let all = Stage::Advanced;
         // Every family is wanted, also those that the early stages do not offer.
@@ -55,26 +73,53 @@ impl Material {
         for (set, w) in late {
             *both.entry(set).or_insert(0.0) += w;
         }
-        let loader = Loader::new(source.shards.clone(), Mix::of(&both, &source.shards), seed, "bitnet");
+        let loader = Loader::new(
+            source.shards.clone(),
+            Mix::of(&both, &source.shards),
+            seed,
+            "bitnet",
+        );
         let mut pieces = Vec::new();
         if thinks(tokenizer) && recipe.trace_share > 0.0 {
             let worked = from_worked_solutions(&source.worked);
             pieces = Strategy::ALL
                 .iter()
                 .flat_map(|&s| traces(s, seed, recipe.traces, false))
-                .chain(worked.into_iter().filter(|t| !t.held_out).take(4 * recipe.traces))
+                .chain(
+                    worked
+                        .into_iter()
+                        .filter(|t| !t.held_out)
+                        .take(4 * recipe.traces),
+                )
                 .map(|t| piece(&t, tokenizer))
                 .filter(|p| p.loss.len() <= recipe.sequence)
                 .collect();
         }
-        Self { loader, traces: pieces, seed }
+        Self {
+            loader,
+            traces: pieces,
+            seed,
+        }
     }
 
     /// The pieces of the next step. `step` counts steps over the whole phase.
-    pub(super) fn batch(&self, recipe: &BitnetRecipe, state: &mut LoaderState, step: u64) -> Pieces {
-        let share = if self.traces.is_empty() { 0.0 } else { recipe.trace_share };
+    pub(super) fn batch(
+        &self,
+        recipe: &BitnetRecipe,
+        state: &mut LoaderState,
+        step: u64,
+    ) -> Pieces {
+        let share = if self.traces.is_empty() {
+            0.0
+        } else {
+            recipe.trace_share
+        };
         let of_traces = (recipe.tokens_per_step as f64 * share) as usize;
-        let mut batch = self.loader.batch(state, (recipe.tokens_per_step - of_traces).max(1), recipe.sequence);
+        let mut batch = self.loader.batch(
+            state,
+            (recipe.tokens_per_step - of_traces).max(1),
+            recipe.sequence,
+        );
         let random = Counted::new(self.seed, "bitnet/traces", step);
         let mut rows = 0;
         for i in 0.. {
@@ -104,13 +149,28 @@ pub(super) struct Thinking {
 }
 
 /// Greedy answers to held-out trace prompts; none for a model without thinking tokens.
-pub(super) fn thinking(cx: &Context, model: &dyn LanguageModel, tokenizer: &Tokenizer, per_strategy: usize) -> Option<Thinking> {
+pub(super) fn thinking(
+    cx: &Context,
+    model: &dyn LanguageModel,
+    tokenizer: &Tokenizer,
+    per_strategy: usize,
+) -> Option<Thinking> {
     if !thinks(tokenizer) || per_strategy == 0 {
         return None;
     }
-    let asked: Vec<Trace> = Strategy::ALL.iter().flat_map(|&s| traces(s, cx.recipe.seed, per_strategy, true)).collect();
+    let asked: Vec<Trace> = Strategy::ALL
+        .iter()
+        .flat_map(|&s| traces(s, cx.recipe.seed, per_strategy, true))
+        .collect();
     let prompts: Vec<Vec<u32>> = asked.iter().map(|t| prompt(t, tokenizer)).collect();
-    let outputs = generate(model, &prompts, MOST_NEW, &[tokenizer.end_of_document()], Sampler::GREEDY, WIDTH);
+    let outputs = generate(
+        model,
+        &prompts,
+        MOST_NEW,
+        &[tokenizer.end_of_document()],
+        Sampler::GREEDY,
+        WIDTH,
+    );
     let (mut formed, mut right) = (0, 0);
     for (trace, output) in asked.iter().zip(outputs) {
         let text = tokenizer.decode(&output);
@@ -118,5 +178,9 @@ pub(super) fn thinking(cx: &Context, model: &dyn LanguageModel, tokenizer: &Toke
         right += usize::from(extract_answer(&text).is_some_and(|a| same_answer(&a, &trace.answer)));
     }
     let n = asked.len() as f64;
-    Some(Thinking { prompts: asked.len(), usage: formed as f64 / n, accuracy: right as f64 / n })
+    Some(Thinking {
+        prompts: asked.len(),
+        usage: formed as f64 / n,
+        accuracy: right as f64 / n,
+    })
 }

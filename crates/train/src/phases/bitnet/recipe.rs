@@ -103,7 +103,15 @@ impl Default for BitnetRecipe {
             decision_items: 300,
             items: 0,
             thinking_prompts: 30,
-            optim: OptimConfig { muon_lr: 1e-3, adam_lr: 5e-4, grokfast_lambda: 0.0, weight_decay: 0.0, warmup: 0.02, cooldown: 0.5, ..OptimConfig::default() },
+            optim: OptimConfig {
+                muon_lr: 1e-3,
+                adam_lr: 5e-4,
+                grokfast_lambda: 0.0,
+                weight_decay: 0.0,
+                warmup: 0.02,
+                cooldown: 0.5,
+                ..OptimConfig::default()
+            },
         }
     }
 }
@@ -111,8 +119,18 @@ impl Default for BitnetRecipe {
 impl BitnetRecipe {
     /// Refuses what cannot run.
     pub fn validate(&self) -> Result<(), Error> {
-        let fail = |key: &str, found: String, allowed: &str| Err(Error::Recipe { key: format!("bitnet.{key}"), found: format!("found {found}"), allowed: allowed.into() });
-        for (key, n) in [("tokens_per_step", self.tokens_per_step), ("sequence", self.sequence), ("decision_tokens", self.decision_tokens)] {
+        let fail = |key: &str, found: String, allowed: &str| {
+            Err(Error::Recipe {
+                key: format!("bitnet.{key}"),
+                found: format!("found {found}"),
+                allowed: allowed.into(),
+            })
+        };
+        for (key, n) in [
+            ("tokens_per_step", self.tokens_per_step),
+            ("sequence", self.sequence),
+            ("decision_tokens", self.decision_tokens),
+        ] {
             if n == 0 {
                 return fail(key, "0".into(), "it must be at least 1");
             }
@@ -127,9 +145,21 @@ impl BitnetRecipe {
             }
         }
         if self.ramp > self.recover_steps {
-            return fail("ramp", self.ramp.to_string(), &format!("at most recover_steps ({}): a layer is judged when it is fully ternary", self.recover_steps));
+            return fail(
+                "ramp",
+                self.ramp.to_string(),
+                &format!(
+                    "at most recover_steps ({}): a layer is judged when it is fully ternary",
+                    self.recover_steps
+                ),
+            );
         }
-        for (key, x) in [("layer_limit", self.layer_limit), ("total_limit", self.total_limit), ("accuracy_limit", self.accuracy_limit), ("gate", f64::from(self.gate))] {
+        for (key, x) in [
+            ("layer_limit", self.layer_limit),
+            ("total_limit", self.total_limit),
+            ("accuracy_limit", self.accuracy_limit),
+            ("gate", f64::from(self.gate)),
+        ] {
             if !(x >= 0.0) {
                 return fail(key, x.to_string(), "it must be 0 or more");
             }
@@ -167,6 +197,10 @@ impl BySize {
 
     /// The plan's last resort: the fewest zeros, and no more than a ratio of 4.
     pub fn conservative(self) -> Self {
-        Self { sparsity: self.sparsity.min(0.05), target_compression: self.target_compression.min(4.0), ..self }
+        Self {
+            sparsity: self.sparsity.min(0.05),
+            target_compression: self.target_compression.min(4.0),
+            ..self
+        }
     }
 }

@@ -1,0 +1,766 @@
+//! Phase 4, BitNet: the champion in 1.58 bits a weight.
+//!
+//! ```text
+//! baseline -> calibrate -> scales -> for each layer: quantise, recover, decide (keep or revert)
+//!          -> fine-tune -> judge (fine-tune longer | conservative settings, once) -> pack and measure
+//! ```
+//!
+//! Calibration reads what enters each matrix; by it each gets the scale rule with the smaller error of its
+//! output. A layer is ramped from full precision to ternary while it is recovered by distillation
+//! ([`distil`]), then judged on held-out text alone: accuracies of small models are near chance, so they steer
+//! only beyond their noise. Norms, gates, convolutions, exit gate and embedding stay in higher precision; the
+//! embedding goes to 8 bits when the file is still too large, since sparsity does not shrink it.
+//!
+//! Decisions look at the selection split, the report at the held-out split. What is measured after is the
+//! packed file, read back and run on the integer kernels.
+
+mod distil;
+mod file;
+mod material;
+mod measure;
+mod recipe;
+
+pub use file::{PACKED, is_packed, load_packed, save_packed};
+pub use recipe::{BitnetRecipe, BySize, Codes};
+
+use crate::checkpoint::{arrays, load_final, model_from};
+use crate::optim::{Optimizer, lr_scale};
+use crate::phase::folder;
+use crate::{Context, Error, Phase, report};
+use data::{LoaderState, Split, Tokenizer};
+use file::packed_size;
+use material::Material;
+use measure::{Drop, Measured, decision_items, decision_nats};
+use model::packed::{Embedding, may_be_ternary, pack, unpack};
+use model::params::{Inputs, block_of};
+use model::{Bound, Cognate, Depth};
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use std::cell::{OnceCell, RefCell};
+use std::collections::BTreeMap;
+use std::path::Path;
+use store::Bag;
+use tensor::Tape;
+use tensor::ops::ternary::{Scale, TernaryCodes, TernarySettings};
+
+const VERSION: u32 = 1;
+/// The second round of fine-tuning runs at this share of the learning rate.
+const SECOND_ROUND: f32 = 0.3;
+
+/// What the next unit does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum Stage {
+    Baseline,
+    Calibrate,
+    Scales,
+    Quantise,
+    Recover,
+    Decide,
+    FineTune,
+    Judge,
+    Pack,
+    Done,
+}
+
+/// What became of a layer.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+struct Layer {
+    name: String,
+    /// Nats a token that it cost.
+    cost: f64,
+    kept: bool,
+}
+
+/// Seconds by part, for the report.
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
+struct Seconds {
+    calibration: f64,
+    compression: f64,
+    fine_tuning: f64,
+}
+
+/// Everything but tensors.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+struct State {
+    stage: Stage,
+    settings: BySize,
+    conservative: bool,
+    second_round: bool,
+    done: u64,
+    calibrated: usize,
+    /// Sums of squares of the inputs of every matrix, while calibrating.
+    inputs: BTreeMap<String, (u64, Vec<f64>)>,
+    /// Whether a matrix's scale is the mean of the kept weights.
+    kept_scale: BTreeMap<String, bool>,
+    /// Matrices that are ternary now, and how far.
+    ternary: BTreeMap<String, f32>,
+    layer: usize,
+    /// Steps of the current recovery or fine-tuning.
+    step: u64,
+    /// Steps of the whole phase.
+    steps: u64,
+    loader: LoaderState,
+    champion_nats: f64,
+    champion_items: Vec<bool>,
+    /// Before the current layer.
+    nats: f64,
+    layers: Vec<Layer>,
+    champion_bytes: u64,
+    before: Option<Measured>,
+    result: Option<Value>,
+    seconds: Seconds,
+}
+
+/// The phase.
+pub struct BitnetPhase {
+    champion: Cognate,
+    student: Cognate,
+    /// The student before the current layer.
+    fallback: Option<Cognate>,
+    optimizer: Optimizer,
+    tokenizer: Tokenizer,
+    state: State,
+    recipe: BitnetRecipe,
+    /// Derived, not part of the state.
+    material: OnceCell<Material>,
+    line: String,
+}
+
+/// The layers in the order in which they are quantised: each block, and the maps into and out of the core.
+fn layers(model: &Cognate, conservative: bool) -> Vec<(String, Vec<String>)> {
+    let mut list: Vec<(String, Vec<String>)> = Vec::new();
+    let last = model.config.blocks.len() - 1;
+    for name in model
+        .params
+        .names()
+        .iter()
+        .filter(|n| may_be_ternary(&model.params, n))
+    {
+        let (layer, spared) = match block_of(name) {
+            Some(i) => (format!("blocks.{i}"), i == last),
+            None => ("core".to_string(), true),
+        };
+        // The last resort leaves alone what stands next to the output and around the loop.
+        if conservative && spared {
+            continue;
+        }
+        match list.last_mut() {
+            Some((l, names)) if *l == layer => names.push(name.clone()),
+            _ => list.push((layer, vec![name.clone()])),
+        }
+    }
+    list
+}
+
+impl BitnetPhase {
+    /// Begins with the finished model of an earlier phase.
+    pub fn start(cx: &Context, champion: &Path) -> Result<Self, Error> {
+        let recipe = cx.recipe.bitnet.clone();
+        recipe.validate()?;
+        let (model, tokenizer) = load_final(champion)?;
+        let champion_bytes = std::fs::metadata(champion)
+            .map_err(|e| Error::File {
+                path: champion.into(),
+                fault: format!("cannot be read: {e}"),
+            })?
+            .len();
+        let state = State {
+            stage: Stage::Baseline,
+            settings: BySize::of(model.params.count(), &recipe),
+            conservative: false,
+            second_round: false,
+            done: 0,
+            calibrated: 0,
+            inputs: BTreeMap::new(),
+            kept_scale: BTreeMap::new(),
+            ternary: BTreeMap::new(),
+            layer: 0,
+            step: 0,
+            steps: 0,
+            loader: LoaderState::default(),
+            champion_nats: 0.0,
+            champion_items: Vec::new(),
+            nats: 0.0,
+            layers: Vec::new(),
+            champion_bytes,
+            before: None,
+            result: None,
+            seconds: Seconds::default(),
+        };
+        let key = cx.key(folder("bitnet"), "", 0);
+        cx.event(&key, "settings", &json!({ "params": model.params.count(), "size_category": report::size_category(model.params.count()), "settings": state.settings }))?;
+        Ok(Self {
+            student: model.clone(),
+            optimizer: Optimizer::new(&model.params, recipe.optim.clone()),
+            champion: model,
+            fallback: None,
+            tokenizer,
+            state,
+            recipe,
+            material: OnceCell::new(),
+            line: String::new(),
+        })
+    }
+
+    /// Goes on from a checkpoint.
+    pub fn restore(cx: &Context, bag: &Bag) -> Result<Self, Error> {
+        let bad = |e: String| Error::bag("bitnet", e);
+        if bag.version != VERSION {
+            return Err(bad(format!(
+                "its version is {}, this program reads {VERSION}",
+                bag.version
+            )));
+        }
+        let state: State =
+            serde_json::from_value(bag.json["state"].clone()).map_err(|e| bad(e.to_string()))?;
+        let config =
+            || serde_json::from_value(bag.json["config"].clone()).map_err(|e| bad(e.to_string()));
+        let champion = model_from(config()?, &bag.arrays, "champion/")?;
+        let student = model_from(config()?, &bag.arrays, "student/")?;
+        let has = bag.arrays.iter().any(|a| a.name.starts_with("fallback/"));
+        let fallback = has
+            .then(|| model_from(config()?, &bag.arrays, "fallback/"))
+            .transpose()?;
+        let optimizer = Optimizer::restore(
+            &student.params,
+            &bag.arrays,
+            "optimizer/",
+            &bag.json["optimizer"],
+        )?;
+        let tokenizer = bag
+            .files
+            .get("tokenizer.json")
+            .ok_or_else(|| bad("`tokenizer.json` is missing".into()))?;
+        let mut this = Self {
+            champion,
+            student,
+            fallback,
+            optimizer,
+            tokenizer: Tokenizer::from_bytes(tokenizer)?,
+            state,
+            recipe: cx.recipe.bitnet.clone(),
+            material: OnceCell::new(),
+            line: String::new(),
+        };
+        this.apply_ternary();
+        Ok(this)
+    }
+
+    fn material(&self, cx: &Context) -> &Material {
+        self.material
+            .get_or_init(|| Material::new(cx.source, &self.tokenizer, &self.recipe, cx.recipe.seed))
+    }
+
+    fn layers(&self) -> Vec<(String, Vec<String>)> {
+        layers(&self.student, self.state.conservative)
+    }
+
+    /// Puts the state's list of ternary matrices into the student.
+    fn apply_ternary(&mut self) {
+        let s = &self.state;
+        let setting = |name: &String, &lambda: &f32| TernarySettings {
+            sparsity: s.settings.sparsity,
+            lambda,
+            scale: if s.kept_scale.get(name).copied().unwrap_or(false) {
+                Scale::Kept
+            } else {
+                Scale::Absmean
+            },
+        };
+        self.student.ternary = s
+            .ternary
+            .iter()
+            .map(|(name, lambda)| (name.clone(), setting(name, lambda)))
+            .collect();
+    }
+
+    /// The student as it would run from its file.
+    fn packed_student(&self, embedding: Embedding) -> Cognate {
+        let (entries, _) = pack(&self.student, self.recipe.packing.packing(), embedding);
+        unpack(self.student.config.clone(), entries).expect("a packed model unpacks")
+    }
+
+    fn baseline(&mut self, cx: &Context) {
+        let s = &mut self.state;
+        s.champion_nats = decision_nats(cx, &self.champion, &self.tokenizer);
+        s.champion_items = decision_items(cx, &self.champion, &self.tokenizer);
+        s.nats = s.champion_nats;
+        let before = Measured::of(cx, &self.champion, &self.tokenizer);
+        self.line = format!("champion: {:.3} bits per byte", before.bits_per_byte);
+        s.before = Some(before);
+        s.stage = Stage::Calibrate;
+    }
+
+    /// One batch of what enters the matrices.
+    fn calibrate(&mut self, cx: &Context) {
+        let mut loader = std::mem::take(&mut self.state.loader);
+        let pieces = self
+            .material(cx)
+            .batch(&self.recipe, &mut loader, self.state.done);
+        self.state.loader = loader;
+        let inputs = RefCell::new(Inputs {
+            squares: std::mem::take(&mut self.state.inputs),
+        });
+        for part in crate::step::micro_batches(&pieces.pieces, self.recipe.micro_tokens) {
+            let (batch, _, _) = crate::step::rows(part);
+            let tape = Tape::inference();
+            let p = Bound::watching(&tape, &self.champion.params, &inputs);
+            self.champion
+                .forward(&p, &batch, Depth::Halting, None, false);
+        }
+        let s = &mut self.state;
+        s.inputs = inputs.into_inner().squares;
+        s.calibrated += pieces.pieces.len();
+        self.line = format!(
+            "calibration {}/{}",
+            s.calibrated.min(s.settings.calibration_samples),
+            s.settings.calibration_samples
+        );
+        if s.calibrated >= s.settings.calibration_samples {
+            s.stage = Stage::Scales;
+        }
+    }
+
+    /// Chooses each matrix's scale rule by the error of its output on the calibration text.
+    fn choose_scales(&mut self, cx: &Context) -> Result<(), Error> {
+        let s = &mut self.state;
+        let inputs = std::mem::take(&mut s.inputs);
+        for name in self
+            .champion
+            .params
+            .names()
+            .iter()
+            .filter(|n| may_be_ternary(&self.champion.params, n))
+        {
+            let w = self.champion.params.get(name);
+            let error = |scale: Scale| {
+                let mut d = TernaryCodes::of(w, s.settings.sparsity, scale).dequantised(w.cols());
+                d.add_scaled_(w, -1.0);
+                let weight = inputs.get(name).map(|i| &i.1[..]);
+                let squares = |row: &[f32]| {
+                    row.iter()
+                        .enumerate()
+                        .map(|(i, v)| f64::from(*v).powi(2) * weight.map_or(1.0, |w| w[i]))
+                        .sum::<f64>()
+                };
+                d.to_vec().chunks(w.cols()).map(squares).sum::<f64>()
+            };
+            s.kept_scale
+                .insert(name.clone(), error(Scale::Kept) < error(Scale::Absmean));
+        }
+        let kept = s.kept_scale.values().filter(|k| **k).count();
+        self.line = format!(
+            "scales: mean of kept weights for {kept} of {} matrices",
+            s.kept_scale.len()
+        );
+        s.stage = Stage::Quantise;
+        cx.event(
+            &cx.key(folder("bitnet"), "", s.steps),
+            "calibrated",
+            &json!({ "samples": s.calibrated, "kept_scale": s.kept_scale }),
+        )
+    }
+
+    /// Makes the next layer ternary.
+    fn quantise(&mut self) {
+        let layers = self.layers();
+        let Some((name, matrices)) = layers.get(self.state.layer) else {
+            self.begin_steps(Stage::FineTune);
+            return;
+        };
+        self.fallback = Some(self.student.clone());
+        self.state
+            .ternary
+            .extend(matrices.iter().map(|m| (m.clone(), 1.0)));
+        self.line = format!("{name}: {} matrices ternary", matrices.len());
+        self.begin_steps(if self.recipe.recover_steps > 0 {
+            Stage::Recover
+        } else {
+            Stage::Decide
+        });
+    }
+
+    /// Enters a stage of gradient steps with a fresh optimizer.
+    fn begin_steps(&mut self, stage: Stage) {
+        self.apply_ternary();
+        self.optimizer = Optimizer::new(&self.student.params, self.recipe.optim.clone());
+        self.state.step = 0;
+        self.state.stage = if stage == Stage::FineTune && self.recipe.finetune_steps == 0 {
+            Stage::Judge
+        } else {
+            stage
+        };
+    }
+
+    fn train(&mut self, cx: &Context, scale: f32) -> Result<(), Error> {
+        let mut loader = std::mem::take(&mut self.state.loader);
+        let pieces = self
+            .material(cx)
+            .batch(&self.recipe, &mut loader, self.state.done);
+        self.state.loader = loader;
+        let at = self.state.steps;
+        let seen = distil::step(
+            &mut self.student,
+            &self.champion,
+            &pieces,
+            &self.recipe,
+            &mut self.optimizer,
+            scale,
+            cx.recipe.seed,
+            at,
+        );
+        self.state.step += 1;
+        self.state.steps += 1;
+        let key = cx.key(folder("bitnet"), "", self.state.steps);
+        for (name, value) in [
+            ("divergence", seen.divergence),
+            ("loss", seen.nats),
+            ("grad_norm", seen.report.grad_norm),
+            ("ternary", self.state.ternary.len() as f64),
+        ] {
+            cx.metric(&key, &format!("recovery/{name}"), value)?;
+        }
+        if self.optimizer.skipped > 10 + self.state.step as u32 / 10 {
+            return Err(Error::Stopped {
+                reason: format!(
+                    "{} steps of recovery had a gradient that is not finite",
+                    self.optimizer.skipped
+                ),
+                remedy:
+                    "lower bitnet.optim.muon_lr and bitnet.optim.adam_lr and start the phase again"
+                        .into(),
+            });
+        }
+        self.line = format!("divergence {:.3} loss {:.3}", seen.divergence, seen.nats);
+        Ok(())
+    }
+
+    fn recover(&mut self, cx: &Context) -> Result<(), Error> {
+        let (name, matrices) = self.layers().swap_remove(self.state.layer);
+        let lambda = if self.recipe.ramp == 0 {
+            1.0
+        } else {
+            ((self.state.step + 1) as f32 / self.recipe.ramp as f32).min(1.0)
+        };
+        for m in matrices {
+            self.state.ternary.insert(m, lambda);
+        }
+        self.apply_ternary();
+        let warm = self
+            .recipe
+            .optim
+            .warmup
+            .mul_add(self.recipe.recover_steps as f64, 1.0) as f32;
+        self.train(cx, ((self.state.step + 1) as f32 / warm).min(1.0))?;
+        self.line = format!(
+            "recovering {name} {}/{}: {}",
+            self.state.step, self.recipe.recover_steps, self.line
+        );
+        if self.state.step >= self.recipe.recover_steps {
+            self.state.stage = Stage::Decide;
+        }
+        Ok(())
+    }
+
+    /// Keeps or reverts the current layer.
+    fn decide(&mut self, cx: &Context) -> Result<(), Error> {
+        let nats = decision_nats(cx, &self.student, &self.tokenizer);
+        let (name, matrices) = self.layers().swap_remove(self.state.layer);
+        let s = &mut self.state;
+        let cost = nats - s.nats;
+        // A cost that is not a number is too much as well.
+        let kept = cost <= self.recipe.layer_limit;
+        let before = self.fallback.take();
+        if kept {
+            s.nats = nats;
+        } else {
+            self.student = before.expect("kept since the layer was quantised");
+            s.ternary.retain(|n, _| !matrices.contains(n));
+        }
+        s.layers.push(Layer {
+            name: name.clone(),
+            cost: if cost.is_finite() { cost } else { f64::MAX },
+            kept,
+        });
+        s.layer += 1;
+        s.stage = Stage::Quantise;
+        self.line = format!(
+            "{name} {}: {cost:+.4} nats",
+            if kept { "kept" } else { "reverted" }
+        );
+        let key = cx.key(folder("bitnet"), "", self.state.steps);
+        cx.metric(&key, "layer/cost", cost)?;
+        cx.event(
+            &key,
+            if kept { "layer-kept" } else { "layer-reverted" },
+            &json!({ "layer": name, "cost": cost, "limit": self.recipe.layer_limit }),
+        )?;
+        self.apply_ternary();
+        Ok(())
+    }
+
+    fn finetune(&mut self, cx: &Context) -> Result<(), Error> {
+        let share = if self.state.second_round {
+            SECOND_ROUND
+        } else {
+            1.0
+        };
+        let total = self.recipe.finetune_steps;
+        self.train(
+            cx,
+            share * lr_scale(self.state.step, total, &self.recipe.optim),
+        )?;
+        self.line = format!("fine-tuning {}/{total}: {}", self.state.step, self.line);
+        if self.state.step >= total {
+            self.state.stage = Stage::Judge;
+        }
+        Ok(())
+    }
+
+    /// Goes on, fine-tunes longer, or begins again with conservative settings.
+    fn judge(&mut self, cx: &Context) -> Result<(), Error> {
+        let packed = self.packed_student(Embedding::Half);
+        let nats = decision_nats(cx, &packed, &self.tokenizer);
+        let cost = nats - self.state.champion_nats;
+        let drop = Drop::between(
+            &self.state.champion_items,
+            &decision_items(cx, &packed, &self.tokenizer),
+        );
+        let over = |share: f64| {
+            !(cost <= share * self.recipe.total_limit)
+                || drop.exceeds(share * self.recipe.accuracy_limit)
+        };
+        let action = if over(0.5) && !self.state.second_round && self.recipe.finetune_steps > 0 {
+            self.state.second_round = true;
+            self.begin_steps(Stage::FineTune);
+            "fine-tune-longer"
+        } else if over(1.0) && !self.state.conservative {
+            self.student = self.champion.clone();
+            let s = &mut self.state;
+            (s.conservative, s.second_round, s.layer, s.nats) = (true, false, 0, s.champion_nats);
+            s.settings = s.settings.conservative();
+            s.layers.clear();
+            s.ternary.clear();
+            s.stage = Stage::Quantise;
+            "conservative-settings"
+        } else {
+            self.state.stage = Stage::Pack;
+            "go-on"
+        };
+        self.line = format!("cost {cost:+.4} nats: {action}");
+        let key = cx.key(folder("bitnet"), "", self.state.steps);
+        cx.event(&key, "judged", &json!({ "cost": cost, "limit": self.recipe.total_limit, "accuracy_drop": drop.relative, "action": action }))?;
+        if action == "conservative-settings" {
+            let (value, limit) = if cost > self.recipe.total_limit {
+                (cost, self.recipe.total_limit)
+            } else {
+                (drop.relative.unwrap_or(0.0), self.recipe.accuracy_limit)
+            };
+            let id = cx
+                .run
+                .journal()
+                .alert(&key, "accuracy-drop", value, limit)?;
+            cx.run.journal().settle_alert(id, action, "automatic")?;
+        }
+        Ok(())
+    }
+
+    /// Writes the packed file, reads it back and measures what it does.
+    fn pack(&mut self, cx: &Context) -> Result<(), Error> {
+        let packing = self.recipe.packing.packing();
+        let params = self.champion.params.count() as u64;
+        let fp32 = self.state.champion_bytes;
+        let target = self.state.settings.target_compression;
+        // Header, configuration and tokenizer: about the same in both files.
+        let around = fp32.saturating_sub(4 * params);
+        let ratio =
+            |e: Embedding| fp32 as f64 / (packed_size(&self.student, packing, e).0 + around) as f64;
+        let embedding = if ratio(Embedding::Half) < 0.8 * target {
+            Embedding::Eight
+        } else {
+            Embedding::Half
+        };
+        let path = save_packed(cx.run, &self.student, &self.tokenizer, packing, embedding)?;
+        let (model, tokenizer) = load_packed(&path)?;
+        let bytes = std::fs::metadata(&path)
+            .map_err(|e| Error::File {
+                path: path.clone(),
+                fault: format!("cannot be read back: {e}"),
+            })?
+            .len();
+        let (_, census) = packed_size(&self.student, packing, embedding);
+
+        let before = self
+            .state
+            .before
+            .as_ref()
+            .expect("the first unit measures the champion");
+        let after = Measured::of(cx, &model, &tokenizer);
+        let drop = Drop::between(&before.correct, &after.correct);
+        let docs = cx.source.texts_of(Split::HeldOut, None);
+        let decode = |m: &Cognate| {
+            (0..3)
+                .map(|_| report::speed(m, &tokenizer, &docs).decode)
+                .fold(0.0, f64::max)
+        };
+        let speedup = decode(&model) / decode(&self.champion);
+        let relative = path
+            .strip_prefix(cx.run.dir())
+            .unwrap_or(&path)
+            .display()
+            .to_string();
+        let thinking = |m: &Measured, f: fn(&material::Thinking) -> f64| m.thinking.as_ref().map(f);
+        let reverted: Vec<&str> = self
+            .state
+            .layers
+            .iter()
+            .filter(|l| !l.kept)
+            .map(|l| &*l.name)
+            .collect();
+        let ratio = fp32 as f64 / bytes as f64;
+        let key = cx.key(folder("bitnet"), "", self.state.steps);
+        for (name, value) in [
+            ("compression_ratio", ratio),
+            ("target", target),
+            ("bits_per_byte", after.bits_per_byte),
+            ("decode_speedup", speedup),
+        ] {
+            cx.metric(&key, &format!("packed/{name}"), value)?;
+        }
+        if ratio < 0.8 * target {
+            let id = cx
+                .run
+                .journal()
+                .alert(&key, "low-compression", ratio, 0.8 * target)?;
+            cx.run
+                .journal()
+                .settle_alert(id, "eight-bit-embedding", "automatic")?;
+        }
+        self.line = format!(
+            "packed: {ratio:.1}x smaller, {:.3} -> {:.3} bits per byte",
+            before.bits_per_byte, after.bits_per_byte
+        );
+        self.state.result = Some(json!({
+            "model": after.model_json(cx, &relative, bytes, &model, &tokenizer),
+            "file_bytes": bytes,
+            "compression_fp32": ratio,
+            "compression_fp16": fp32.saturating_sub(2 * params) as f64 / bytes as f64,
+            "target_compression": target,
+            "sparsity": (census.ternary > 0).then(|| census.zeros as f64 / census.ternary as f64),
+            "zero_count": census.zeros,
+            "quantised_params": census.ternary,
+            "kept_params": census.kept,
+            "bits_per_weight": 8.0 * bytes as f64 / params as f64,
+            "embedding": embedding,
+            "accuracy_before": before.accuracy(),
+            "accuracy_after": after.accuracy(),
+            "accuracy_drop": drop.relative,
+            "accuracy_difference": { "mean": drop.difference.0, "low": drop.difference.0 - 1.96 * drop.difference.1, "high": drop.difference.0 + 1.96 * drop.difference.1, "items": before.correct.len() },
+            "bits_per_byte_before": before.bits_per_byte,
+            "bits_per_byte_after": after.bits_per_byte,
+            "decode_speedup": speedup,
+            "thinking_usage_before": thinking(before, |t| t.usage),
+            "thinking_usage_after": thinking(&after, |t| t.usage),
+            "thinking_accuracy_before": thinking(before, |t| t.accuracy),
+            "thinking_accuracy_after": thinking(&after, |t| t.accuracy),
+            "thinking_prompts": before.thinking.map(|t| t.prompts),
+            "reverted_layers": reverted,
+            "layers": self.state.layers,
+            "conservative": self.state.conservative,
+            "sparsity_threshold": self.state.settings.sparsity,
+        }));
+        self.state.stage = Stage::Done;
+        Ok(())
+    }
+}
+
+impl Phase for BitnetPhase {
+    fn name(&self) -> &'static str {
+        "bitnet"
+    }
+
+    fn done(&self) -> u64 {
+        self.state.done
+    }
+
+    fn total(&self) -> u64 {
+        let (s, r) = (&self.state, &self.recipe);
+        let per_layer = r.recover_steps + 2;
+        let layers = self.layers().len() as u64 - s.layer as u64;
+        let rounds = |left: u64| left + 2;
+        let ahead = match s.stage {
+            Stage::Baseline | Stage::Calibrate | Stage::Scales => {
+                // As many batches as the pieces still wanted, at the rate so far.
+                let left = s.settings.calibration_samples.saturating_sub(s.calibrated) as u64;
+                let rate = (s.calibrated as u64 / s.done.max(1)).max(1);
+                left.div_ceil(rate) + 1 + layers * per_layer + rounds(r.finetune_steps) + 1
+            }
+            Stage::Quantise => layers * per_layer + 1 + rounds(r.finetune_steps),
+            Stage::Recover => layers * per_layer - s.step + rounds(r.finetune_steps),
+            Stage::Decide => (layers.saturating_sub(1)) * per_layer + 2 + rounds(r.finetune_steps),
+            Stage::FineTune => rounds(r.finetune_steps - s.step),
+            Stage::Judge => 2,
+            Stage::Pack => 1,
+            Stage::Done => 0,
+        };
+        s.done + ahead
+    }
+
+    fn message(&self) -> String {
+        self.line.clone()
+    }
+
+    fn unit(&mut self, cx: &Context) -> Result<(), Error> {
+        let (began, stage) = ((cx.clock)(), self.state.stage);
+        match stage {
+            Stage::Baseline => self.baseline(cx),
+            Stage::Calibrate => self.calibrate(cx),
+            Stage::Scales => self.choose_scales(cx)?,
+            Stage::Quantise => self.quantise(),
+            Stage::Recover => self.recover(cx)?,
+            Stage::Decide => self.decide(cx)?,
+            Stage::FineTune => self.finetune(cx)?,
+            Stage::Judge => self.judge(cx)?,
+            Stage::Pack => self.pack(cx)?,
+            Stage::Done => return Ok(()),
+        }
+        self.state.done += 1;
+        let spent = (cx.clock)() - began;
+        let seconds = &mut self.state.seconds;
+        match stage {
+            Stage::Baseline | Stage::Calibrate | Stage::Scales => seconds.calibration += spent,
+            Stage::FineTune | Stage::Judge => seconds.fine_tuning += spent,
+            _ => seconds.compression += spent,
+        }
+        Ok(())
+    }
+
+    fn finished(&self) -> bool {
+        self.state.stage == Stage::Done
+    }
+
+    fn save(&self) -> Bag {
+        let mut all = arrays(&self.champion, "champion/");
+        all.extend(arrays(&self.student, "student/"));
+        all.extend(self.fallback.iter().flat_map(|f| arrays(f, "fallback/")));
+        let (moments, optimizer) = self.optimizer.state(&self.student.params, "optimizer/");
+        all.extend(moments);
+        Bag {
+            version: VERSION,
+            json: json!({ "state": self.state, "config": self.champion.config, "optimizer": optimizer }),
+            arrays: all,
+            files: BTreeMap::from([("tokenizer.json".to_string(), self.tokenizer.to_bytes())]),
+        }
+    }
+
+    fn finish(&mut self, _cx: &Context) -> Result<Value, Error> {
+        let mut section = self
+            .state
+            .result
+            .clone()
+            .ok_or_else(|| Error::bag("bitnet", "the packed model was never measured"))?;
+        section["seconds"] = json!(self.state.seconds);
+        Ok(section)
+    }
+}

@@ -1,0 +1,4 @@
+//! Tests of the training crate.
+#![allow(clippy::unwrap_used)]
+
+mod bitnet;
