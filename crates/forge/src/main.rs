@@ -1,33 +1,37 @@
 //! The `forge` program: flags to settings, then one command.
 //!
-//! Standard output holds results, standard error progress and faults. Exit codes: 0 done, 1 failed, 2 wrong
-//! usage or configuration, 3 stopped by a detector, 130 interrupted.
+//! Standard output holds results, standard error progress and faults.
+
+#![forbid(unsafe_code)]
 
 mod args;
+mod bench;
+mod datasets;
+mod doctor;
+mod eval;
+mod fault;
+mod generate;
+mod intervene;
+mod models;
+mod output;
+mod plan;
+mod progress;
 mod recipes;
+mod report;
+mod reproduce;
 mod run;
+mod runs;
+mod single;
 mod table;
+mod tokenizer;
 
 use clap::Parser;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
     let args = args::Args::parse();
-    let code = match args.command.run(&args.common) {
-        Ok(code) => code,
-        Err(fault) => {
-            eprintln!("forge: {fault:#}");
-            if fault.is::<recipes::RecipeError>()
-                || matches!(
-                    fault.downcast_ref(),
-                    Some(train::Error::Recipe { .. } | train::Error::Model(_))
-                )
-            {
-                2
-            } else {
-                1
-            }
-        }
-    };
-    ExitCode::from(code)
+    ExitCode::from(args.command.run(&args.common).unwrap_or_else(|fault| {
+        eprintln!("forge: {fault:#}");
+        fault::exit_code(&fault)
+    }))
 }

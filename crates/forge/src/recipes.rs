@@ -3,25 +3,11 @@
 //! The recipes of the project are built into the program; a path to a TOML file works as well. An unknown
 //! key is refused with the nearest known one.
 
-use anyhow::{Context as _, Result, bail};
+use crate::fault::{nearest, usage};
+use anyhow::{Context as _, Result};
 use std::path::Path;
 use toml::{Table, Value};
 use train::Recipe;
-
-/// A recipe that is wrong: usage, not failure.
-#[derive(Debug)]
-pub(crate) struct RecipeError(String);
-
-impl std::fmt::Display for RecipeError {
-    fn fmt(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-impl std::error::Error for RecipeError {}
-
-fn wrong<T>(message: String) -> Result<T> {
-    Err(RecipeError(message).into())
-}
 
 /// The recipes that come with the program.
 const BUILT_IN: [(&str, &str); 5] = [
@@ -39,11 +25,27 @@ pub(crate) fn names() -> Vec<&'static str> {
 
 /// Reads a recipe by name or path and applies `--set` changes.
 pub(crate) fn load(name: &str, set: &[String]) -> Result<Recipe> {
-    let mut table = table(name, 0)?;
+    changed(table(name, 0)?, set)
+}
+
+/// A recipe that is resolved already, with `--set` changes.
+pub(crate) fn change(recipe: &Recipe, set: &[String]) -> Result<Recipe> {
+    changed(
+        Table::try_from(recipe).context("a recipe is plain data")?,
+        set,
+    )
+}
+
+/// A value of `--set` as JSON.
+pub(crate) fn value(text: &str) -> serde_json::Value {
+    serde_json::to_value(parse(text)).unwrap_or_default()
+}
+
+fn changed(mut table: Table, set: &[String]) -> Result<Recipe> {
     let known = table.clone();
     for change in set {
         let Some((key, text)) = change.split_once('=') else {
-            return wrong(format!(
+            return usage(format!(
                 "--set {change}: expected KEY=VALUE, such as --set seed=7"
             ));
         };
@@ -57,7 +59,7 @@ fn resolve(table: Table) -> Result<Recipe> {
     let recipe: Recipe = match toml::from_str(&text) {
         Ok(r) => r,
         Err(e) => {
-            return wrong(format!(
+            return usage(format!(
                 "recipe: {}{}",
                 e.message(),
                 suggestion(e.message())
@@ -79,14 +81,6 @@ fn suggestion(message: &str) -> String {
     }
 }
 
-fn nearest<'a>(found: &str, known: impl Iterator<Item = &'a str>) -> String {
-    known
-        .map(|k| (strsim::damerau_levenshtein(found, k), k))
-        .min()
-        .filter(|(d, k)| *d <= 2.max(k.len() / 3))
-        .map_or(String::new(), |(_, k)| format!("; did you mean `{k}`?"))
-}
-
 fn table(name: &str, depth: usize) -> Result<Table> {
     let text = match BUILT_IN.iter().find(|(n, _)| *n == name) {
         Some((_, text)) => (*text).to_string(),
@@ -94,7 +88,7 @@ fn table(name: &str, depth: usize) -> Result<Table> {
             match std::fs::read_to_string(name) {
                 Ok(text) => text,
                 Err(e) => {
-                    return wrong(format!(
+                    return usage(format!(
                         "recipe file {name}: {e}; give a TOML file or one of {}",
                         names().join(", ")
                     ));
@@ -102,7 +96,7 @@ fn table(name: &str, depth: usize) -> Result<Table> {
             }
         }
         None => {
-            return wrong(format!(
+            return usage(format!(
                 "no recipe `{name}`{}; there are {} (or give a path ending in .toml)",
                 nearest(name, names().into_iter()),
                 names().join(", ")
@@ -111,7 +105,7 @@ fn table(name: &str, depth: usize) -> Result<Table> {
     };
     let mut own: Table = match toml::from_str(&text) {
         Ok(t) => t,
-        Err(e) => return wrong(format!("recipe {name}: {e}")),
+        Err(e) => return usage(format!("recipe {name}: {e}")),
     };
     match own.remove("base") {
         None => Ok(own),
@@ -120,10 +114,10 @@ fn table(name: &str, depth: usize) -> Result<Table> {
             overlay(&mut merged, own);
             Ok(merged)
         }
-        Some(Value::String(base)) => bail!(RecipeError(format!(
+        Some(Value::String(base)) => usage(format!(
             "recipe {name}: its base `{base}` has a base itself; one level is allowed"
-        ))),
-        Some(other) => wrong(format!(
+        )),
+        Some(other) => usage(format!(
             "recipe {name}: `base` is {other}, expected the name of a recipe"
         )),
     }
@@ -155,7 +149,7 @@ fn apply(table: &mut Table, known: &Table, key: &str, value: Value) -> Result<()
     let all = paths(known, "");
     if !all.iter().any(|k| k == key) && !OPTIONAL.contains(&key) {
         let candidates = all.iter().map(String::as_str).chain(OPTIONAL);
-        return wrong(format!(
+        return usage(format!(
             "--set {key}: no such recipe key{}",
             nearest(key, candidates)
         ));
@@ -166,7 +160,7 @@ fn apply(table: &mut Table, known: &Table, key: &str, value: Value) -> Result<()
     for part in parts {
         let next = at.entry(part).or_insert_with(|| Value::Table(Table::new()));
         let Value::Table(t) = next else {
-            return wrong(format!("--set {key}: `{part}` is not a table"));
+            return usage(format!("--set {key}: `{part}` is not a table"));
         };
         at = t;
     }

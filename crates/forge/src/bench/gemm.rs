@@ -1,0 +1,65 @@
+//! GFLOP/s of matrix products, of the sizes that a decoder of width 512 uses.
+
+use super::check_isa;
+use crate::args::Common;
+use crate::{output, table};
+use anyhow::Result;
+use clap::Args;
+use serde_json::{Value, json};
+use std::time::Instant;
+use tensor::Tensor;
+use tensor::random::Counted;
+
+/// m, k, n.
+const SHAPES: [(usize, usize, usize); 4] = [
+    (2048, 512, 1376),
+    (2048, 512, 512),
+    (2048, 1376, 512),
+    (512, 512, 8192),
+];
+
+#[derive(Args)]
+pub(crate) struct GemmArgs {
+    /// Products of each size; the best counts
+    #[arg(long, value_name = "N", default_value_t = 10)]
+    repeat: usize,
+    /// Refuse to measure on another instruction path than this
+    #[arg(long, value_name = "PATH")]
+    isa: Option<String>,
+}
+
+pub(super) fn run(args: &GemmArgs, common: &Common) -> Result<u8> {
+    check_isa(args.isa.as_deref())?;
+    let (isa, threads) = (tensor::isa::name(), rayon::current_num_threads());
+    let mut rows: Vec<Value> = Vec::new();
+    for (m, k, n) in SHAPES {
+        let random = |i| Counted::new(0, "bench/gemm", i);
+        let a = Tensor::randn(&[m, k], 1.0, &random(0));
+        let b = Tensor::randn(&[n, k], 1.0, &random(1));
+        let mut best = f64::INFINITY;
+        for _ in 0..args.repeat.max(1) {
+            let begun = Instant::now();
+            let c = Tensor::matmul(&a, &b, false, true);
+            best = best.min(begun.elapsed().as_secs_f64());
+            drop(c);
+        }
+        let gflops = 2.0 * (m * k * n) as f64 / best / 1e9;
+        rows.push(
+            json!({ "isa": isa, "threads": threads, "m": m, "k": k, "n": n, "gflops": gflops }),
+        );
+    }
+    if common.json {
+        output::json(&Value::Array(rows));
+    } else {
+        let cells: Vec<Vec<String>> = rows
+            .iter()
+            .map(|r| {
+                let size = format!("{} x {} x {}", r["m"], r["k"], r["n"]);
+                vec![size, format!("{:.1}", r["gflops"].as_f64().unwrap_or(0.0))]
+            })
+            .collect();
+        output::text(&table::table(&["m x k x n", "GFLOP/s"], &cells));
+        output::line(&format!("{isa}, {threads} threads, fp32"));
+    }
+    Ok(0)
+}

@@ -1,0 +1,135 @@
+//! Tokens a second of training steps, of the plain decoder or of our own model.
+
+use super::decoder::{Decoder, VOCAB};
+use super::{check_isa, median, peak_rss_mib};
+use crate::args::Common;
+use crate::fault::usage;
+use crate::{output, recipes, table};
+use anyhow::Result;
+use clap::{Args, ValueEnum};
+use model::Cognate;
+use serde_json::json;
+use std::time::Instant;
+use tensor::Grads;
+use tensor::random::Counted;
+use train::optim::Optimizer;
+use train::step::{self, TrainDepth};
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Model {
+    /// The plain decoder that engines are compared on
+    Decoder,
+    /// Our model, at the sizes of recipe base
+    Cognate,
+}
+
+#[derive(Args)]
+pub(crate) struct TrainStepArgs {
+    /// What is trained
+    #[arg(long, value_enum, default_value_t = Model::Decoder)]
+    model: Model,
+    /// Timed steps, after one that is not
+    #[arg(long, value_name = "N", default_value_t = 5)]
+    steps: usize,
+    /// Sequences in a batch
+    #[arg(long, value_name = "N", default_value_t = 8)]
+    batch: usize,
+    /// Tokens of a sequence
+    #[arg(long, value_name = "N", default_value_t = 256)]
+    sequence: usize,
+    /// Refuse to measure on another instruction path than this
+    #[arg(long, value_name = "PATH")]
+    isa: Option<String>,
+}
+
+pub(super) fn run(args: &TrainStepArgs, common: &Common) -> Result<u8> {
+    check_isa(args.isa.as_deref())?;
+    if args.steps == 0 || args.batch == 0 || args.sequence == 0 {
+        return usage("--steps, --batch and --sequence are at least 1");
+    }
+    let tokens = args.batch * args.sequence;
+    let (params, seconds, flops) = match args.model {
+        Model::Decoder => decoder(args),
+        Model::Cognate => cognate(args, common)?,
+    };
+    let best = seconds.iter().copied().fold(f64::INFINITY, f64::min);
+    let (median, best) = (tokens as f64 / median(seconds), tokens as f64 / best);
+    // Backward products cost twice the forward ones.
+    let flops_per_token = 3.0 * flops as f64 / tokens as f64;
+    let result = json!({
+        "isa": tensor::isa::name(), "threads": rayon::current_num_threads(), "params": params, "batch": args.batch,
+        "sequence": args.sequence, "tokens_per_second": { "median": median, "best": best },
+        "flops_per_token": flops_per_token, "peak_rss_mib": peak_rss_mib(),
+    });
+    if common.json {
+        output::json(&result);
+    } else {
+        output::line(&format!(
+            "{params} parameters, {} x {} tokens, {}, {} threads: {median:.0} tokens/s (best {best:.0}), {:.1} GFLOP/s, peak {}",
+            args.batch,
+            args.sequence,
+            tensor::isa::name(),
+            rayon::current_num_threads(),
+            flops_per_token * median / 1e9,
+            peak_rss_mib().map_or("unknown".into(), |m| table::bytes((m * 1048576.0) as u64))
+        ));
+    }
+    Ok(0)
+}
+
+/// Parameters, seconds of each timed step, floating-point operations of a forward pass.
+fn decoder(args: &TrainStepArgs) -> (usize, Vec<f64>, u64) {
+    let rows = args.batch * args.sequence;
+    let random = Counted::new(0, "bench/tokens", 0);
+    let all: Vec<u32> = (0..=rows as u64)
+        .map(|i| random.below(i, VOCAB) as u32)
+        .collect();
+    let mut model = Decoder::new();
+    let (mut seconds, mut flops) = (Vec::new(), 0);
+    for _ in 0..=args.steps {
+        let begun = Instant::now();
+        flops = model.train_step(&all[..rows], &all[1..], args.sequence).1;
+        seconds.push(begun.elapsed().as_secs_f64());
+    }
+    seconds.remove(0);
+    (model.parameters(), seconds, flops)
+}
+
+fn cognate(args: &TrainStepArgs, common: &Common) -> Result<(usize, Vec<f64>, u64)> {
+    let recipe = recipes::load("base", &common.set)?;
+    let config = recipe.model.config();
+    let mut model = Cognate::new(config.clone(), 0);
+    let mut optimizer = Optimizer::new(&model.params, recipe.cognate.optim.clone());
+    let mut grads = Grads::new(model.params.len());
+    let pieces = random_pieces(args.batch, args.sequence, config.vocab);
+    let (mut seconds, mut flops) = (Vec::new(), 0);
+    for at in 0..=args.steps as u64 {
+        let begun = Instant::now();
+        let depth = TrainDepth::Random { seed: 0, step: at };
+        let report = step::forward_backward(&model, &pieces, depth, 0, &mut grads);
+        optimizer.step(&mut model.params, &mut grads, 1.0, &report.peaks);
+        grads.clear();
+        flops = report.flops;
+        seconds.push(begun.elapsed().as_secs_f64());
+    }
+    seconds.remove(0);
+    Ok((model.params.count(), seconds, flops))
+}
+
+/// Sequences of random tokens, all of which carry loss.
+pub(crate) fn random_pieces(count: usize, length: usize, vocab: usize) -> data::Batch {
+    let random = Counted::new(0, "bench/tokens", 0);
+    let tokens = length as u64 + 1;
+    let pieces = (0..count as u64)
+        .map(|i| data::Piece {
+            tokens: (0..tokens)
+                .map(|j| random.below(i * tokens + j, vocab) as u32)
+                .collect(),
+            loss: vec![1.0; length],
+            start: 0,
+            dataset: 0,
+            family: data::Family::Language,
+        })
+        .collect();
+    data::Batch { pieces }
+}

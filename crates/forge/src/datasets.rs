@@ -1,0 +1,192 @@
+//! `forge data`: which data sets there are, whether a recipe's are at hand, and packing them.
+
+use crate::args::Common;
+use crate::fault::usage;
+use crate::{output, recipes, table};
+use anyhow::Result;
+use clap::{Args, Subcommand};
+use data::{Check, Found};
+use serde_json::{Value, json};
+use std::path::PathBuf;
+use train::Source;
+
+#[derive(Args)]
+pub(crate) struct DataArgs {
+    #[command(subcommand)]
+    command: DataCommand,
+}
+
+#[derive(Subcommand)]
+enum DataCommand {
+    /// Read every data set that a recipe needs, as training would, and say how each stands
+    #[command(after_help = "Example:\n  forge data check small --set data.root=DIR")]
+    Check {
+        /// Recipe by name or path
+        #[arg(default_value = "quick")]
+        recipe: String,
+    },
+    /// Tokenize and pack the data of a recipe into a folder
+    #[command(after_help = "Example:\n  forge data pack quick --out packed")]
+    Pack {
+        /// Recipe by name or path
+        #[arg(default_value = "quick")]
+        recipe: String,
+        /// Folder for the shards
+        #[arg(long, value_name = "DIR")]
+        out: PathBuf,
+    },
+    /// The data sets that this program reads
+    List,
+}
+
+/// data.root as given with --set, for commands that take no recipe.
+pub(crate) fn root(common: &Common) -> Result<Option<PathBuf>> {
+    for change in &common.set {
+        match change.split_once('=') {
+            Some(("data.root", dir)) => return Ok(Some(PathBuf::from(dir))),
+            _ => {
+                return usage(format!(
+                    "--set {change}: this command takes data.root only, as in --set data.root=DIR"
+                ));
+            }
+        }
+    }
+    Ok(None)
+}
+
+pub(crate) fn data(args: &DataArgs, common: &Common) -> Result<u8> {
+    match &args.command {
+        DataCommand::Check { recipe } => check(recipe, common),
+        DataCommand::Pack { recipe, out } => pack(recipe, out, common),
+        DataCommand::List => {
+            list(common);
+            Ok(0)
+        }
+    }
+}
+
+fn check(recipe: &str, common: &Common) -> Result<u8> {
+    let recipe = recipes::load(recipe, &common.set)?;
+    let ids: Vec<&str> = recipe.data.sets.iter().map(String::as_str).collect();
+    let ids = data::expand(&ids);
+    let ids: Vec<&str> = ids.iter().map(String::as_str).collect();
+    let checks = data::check(recipe.data.root.as_deref(), &ids);
+    let missing = checks.iter().filter(|c| c.found == Found::Missing).count();
+    if common.json {
+        output::json(&json!(checks));
+    } else {
+        let rows: Vec<Vec<String>> = checks.iter().map(row).collect();
+        output::text(&table::table(
+            &[
+                "data set", "family", "found", "examples", "bytes", "licence", "note",
+            ],
+            &rows,
+        ));
+        if missing > 0 {
+            eprintln!(
+                "{missing} of {} data sets are missing; set data.root to the folder that holds them, or leave them out with --set 'data.sets=[\"builtin\"]'",
+                checks.len()
+            );
+        }
+    }
+    Ok(u8::from(missing > 0))
+}
+
+fn row(c: &Check) -> Vec<String> {
+    let examples: Vec<String> = c.examples.iter().map(|(s, n)| format!("{s} {n}")).collect();
+    let found = serde_json::to_value(c.found).unwrap_or_default();
+    vec![
+        c.dataset.clone(),
+        c.family.map_or("-", |f| f.name()).into(),
+        found.as_str().unwrap_or("-").into(),
+        examples.join(", "),
+        c.bytes.map_or("-".into(), table::bytes),
+        c.licence.unwrap_or("-").into(),
+        c.note.clone(),
+    ]
+}
+
+fn pack(recipe: &str, out: &PathBuf, common: &Common) -> Result<u8> {
+    let recipe = recipes::load(recipe, &common.set)?;
+    if out.join("frozen.json").exists() {
+        return usage(format!(
+            "--out {}: the folder holds packed data already; choose another",
+            out.display()
+        ));
+    }
+    let source = Source::prepare(out, &recipe.data, recipe.model.vocab, &|line| {
+        eprintln!("{line}");
+    })?;
+    let tokens: u64 = source.summary.iter().map(|u| u.tokens).sum();
+    if common.json {
+        let summary: Vec<Value> = source.summary.iter().map(|u| json!(u)).collect();
+        output::json(
+            &json!({ "folder": out, "vocab": source.tokenizer.vocab_size(), "tokens": tokens, "sets": summary }),
+        );
+    } else {
+        let rows: Vec<Vec<String>> = source
+            .summary
+            .iter()
+            .map(|u| {
+                vec![
+                    u.dataset.clone(),
+                    u.family.name().into(),
+                    u.documents.to_string(),
+                    u.tokens.to_string(),
+                    u.items.to_string(),
+                    u.note.clone(),
+                ]
+            })
+            .collect();
+        output::text(&table::table(
+            &["data set", "family", "documents", "tokens", "items", "note"],
+            &rows,
+        ));
+        output::line(&format!(
+            "{tokens} tokens of a vocabulary of {} in {}",
+            source.tokenizer.vocab_size(),
+            out.display()
+        ));
+    }
+    Ok(0)
+}
+
+fn list(common: &Common) {
+    if common.json {
+        let rows: Vec<Value> = data::DATASETS
+            .iter()
+            .map(|d| {
+                json!({ "dataset": d.id, "family": d.family, "folders": d.folders, "licence": d.licence,
+                        "hub": d.hub.as_ref().map(|h| h.repository) })
+            })
+            .collect();
+        output::json(&Value::Array(rows));
+        return;
+    }
+    let rows: Vec<Vec<String>> = data::DATASETS
+        .iter()
+        .map(|d| {
+            vec![
+                d.id.into(),
+                d.family.name().into(),
+                if d.folders.is_empty() {
+                    "built in".into()
+                } else {
+                    d.folders.join(" ")
+                },
+                d.licence.into(),
+                d.hub.as_ref().map_or("-", |h| h.repository).into(),
+            ]
+        })
+        .collect();
+    output::text(&table::table(
+        &[
+            "data set",
+            "family",
+            "folder under data.root",
+            "licence",
+            "published as",
+        ],
+        &rows,
+    ));
+}

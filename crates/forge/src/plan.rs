@@ -1,0 +1,277 @@
+//! `forge plan`: sizes, memory, disk, time and tokens of a recipe, each with its formula, before anything starts.
+//!
+//! Everything but the time follows from the recipe. The time comes from a calibration of about a second: a
+//! few passes of this model over random tokens on this machine. Times of Phases 2 to 4 scale it by the tokens
+//! that they pass forward and backward, so they are estimates; what the text settles (how long answers
+//! become) is not known before.
+
+use crate::args::Common;
+use crate::bench::random_pieces;
+use crate::{output, recipes, table};
+use anyhow::Result;
+use clap::Args;
+use model::{Bound, Cognate, Config, Depth};
+use serde_json::{Value, json};
+use std::time::Instant;
+use tensor::{Grads, Tape};
+use train::Recipe;
+use train::memory::{self, Line};
+use train::step::{self, TrainDepth};
+
+#[derive(Args)]
+pub(crate) struct PlanArgs {
+    /// Recipe by name or path
+    #[arg(default_value = "quick")]
+    recipe: String,
+}
+
+/// What one phase takes.
+struct Phase {
+    name: &'static str,
+    params: u64,
+    disk: u64,
+    memory: u64,
+    tokens: u64,
+    seconds: f64,
+    formulas: Vec<(String, String)>,
+}
+
+pub(crate) fn plan(args: &PlanArgs, common: &Common) -> Result<u8> {
+    let recipe = recipes::load(&args.recipe, &common.set)?;
+    let config = recipe.model.config();
+    let speed = calibrate(&config, &recipe);
+    let phases = phases(&recipe, &config, &speed);
+    let (limit, limit_from) = memory::limit();
+    let free = store::disk_free(&common.root);
+    let need = phases.iter().map(|p| p.memory).max().unwrap_or(0);
+    let disk: u64 = phases.iter().map(|p| p.disk).sum();
+    let seconds: f64 = phases.iter().map(|p| p.seconds).sum();
+    let mut warnings = Vec::new();
+    if need > limit {
+        warnings.push(format!(
+            "the step needs {} and the {limit_from} allows {}: lower cognate.micro_tokens",
+            table::bytes(need),
+            table::bytes(limit)
+        ));
+    }
+    if disk > free {
+        warnings.push(format!(
+            "the run needs {} and {} are free: make room, or choose another --root",
+            table::bytes(disk),
+            table::bytes(free)
+        ));
+    }
+    if common.json {
+        let rows: Vec<Value> = phases
+            .iter()
+            .map(|p| {
+                let formulas: serde_json::Map<String, Value> =
+                    p.formulas.iter().map(|(n, f)| (n.clone(), json!(f))).collect();
+                json!({
+                    "name": p.name, "params": p.params, "disk_bytes": p.disk, "peak_memory_bytes": p.memory,
+                    "tokens": p.tokens, "seconds": p.seconds, "cost_usd": 0.0, "formulas": formulas,
+                })
+            })
+            .collect();
+        output::json(&json!({
+            "recipe": recipe.name, "phases": rows, "seconds": seconds, "disk_bytes": disk, "disk_free_bytes": free,
+            "peak_memory_bytes": need, "memory_limit_bytes": limit, "memory_limit_from": limit_from,
+            "train_tokens_per_second": speed.train, "forward_tokens_per_second": speed.forward, "warnings": warnings,
+        }));
+        return Ok(0);
+    }
+    let rows: Vec<Vec<String>> = phases
+        .iter()
+        .map(|p| {
+            vec![
+                p.name.into(),
+                p.params.to_string(),
+                table::bytes(p.memory),
+                table::bytes(p.disk),
+                p.tokens.to_string(),
+                table::seconds(p.seconds),
+            ]
+        })
+        .collect();
+    let mut out = format!("recipe `{}`\n\n", recipe.name);
+    out += &table::table(
+        &[
+            "phase",
+            "parameters",
+            "peak memory",
+            "disk",
+            "tokens",
+            "time",
+        ],
+        &rows,
+    );
+    for p in &phases {
+        out += &format!("\n{}\n", p.name);
+        for (name, formula) in &p.formulas {
+            out += &format!("  {name:<18} {formula}\n");
+        }
+    }
+    out += &format!(
+        "\nmeasured here: {:.0} tokens/s forward and backward, {:.0} forward; times of other work on this machine come on top\n",
+        speed.train, speed.forward
+    );
+    out += &format!(
+        "in all: {}, {} on disk ({} free), {} of memory (the {limit_from} allows {}), no cost\n",
+        table::seconds(seconds),
+        table::bytes(disk),
+        table::bytes(free),
+        table::bytes(need),
+        table::bytes(limit)
+    );
+    for w in &warnings {
+        out += &format!("warning: {w}\n");
+    }
+    output::text(&out);
+    Ok(0)
+}
+
+/// Tokens a second of this model on this machine.
+struct Speed {
+    train: f64,
+    forward: f64,
+}
+
+/// Rows of one calibration pass.
+const ROWS: usize = 1024;
+
+fn calibrate(config: &Config, recipe: &Recipe) -> Speed {
+    let model = Cognate::new(config.clone(), 0);
+    let length = recipe.cognate.sequence.clamp(2, ROWS);
+    let pieces = random_pieces(ROWS.div_ceil(length), length, config.vocab);
+    let rows: usize = pieces.pieces.iter().map(|p| p.loss.len()).sum();
+    let mut grads = Grads::new(model.params.len());
+    let (mut train, mut forward) = (f64::INFINITY, f64::INFINITY);
+    for _ in 0..2 {
+        let begun = Instant::now();
+        let depth = TrainDepth::Random { seed: 0, step: 0 };
+        step::forward_backward(&model, &pieces, depth, 0, &mut grads);
+        train = train.min(begun.elapsed().as_secs_f64());
+        grads.clear();
+        let begun = Instant::now();
+        let tape = Tape::inference();
+        let bound = Bound::new(&tape, &model.params);
+        let (batch, _, _) = step::rows(&pieces.pieces);
+        model.forward(&bound, &batch, Depth::Halting, None, false);
+        forward = forward.min(begun.elapsed().as_secs_f64());
+    }
+    Speed {
+        train: rows as f64 / train,
+        forward: rows as f64 / forward,
+    }
+}
+
+fn phases(recipe: &Recipe, config: &Config, speed: &Speed) -> Vec<Phase> {
+    let c = &recipe.cognate;
+    let params = config.parameters() as u64;
+    let file = 4 * params;
+    let passes = (1 + config.passes) as f64 / 2.0;
+    let rows = match c.micro_tokens {
+        0 => c.tokens_per_step,
+        n => n.min(c.tokens_per_step),
+    };
+    let lines = memory::training_step(config, rows, passes, c.optim.grokfast_lambda > 0.0);
+    let sum = |names: &[&str]| -> u64 {
+        let of = |l: &&Line| names.is_empty() || names.contains(&l.name);
+        lines.iter().filter(of).map(|l| l.bytes).sum()
+    };
+    let step_memory = sum(&[]);
+    let held = sum(&["parameters", "optimizer"]);
+    let branch_steps: u64 = c.branch_steps().iter().sum();
+    let steps = c.ancestor_steps + branch_steps;
+    let tokens = steps * c.tokens_per_step as u64;
+    // The ancestor and three branches with their optimizers are in memory together.
+    let phase1_memory = step_memory + 3 * held;
+    let mut formulas = vec![
+        (
+            "parameters".into(),
+            format!(
+                "{params}: sum over the tensors of width {}, {} heads, ffn {}, vocabulary {}, {} blocks, {} slots",
+                config.width,
+                config.heads,
+                config.ffn,
+                config.vocab,
+                config.blocks.len(),
+                config.slots
+            ),
+        ),
+        (
+            "file".into(),
+            format!("{params} x 4 bytes = {}", table::bytes(file)),
+        ),
+        (
+            "tokens".into(),
+            format!(
+                "({} ancestor + {branch_steps} branch steps) x {} = {tokens}",
+                c.ancestor_steps, c.tokens_per_step
+            ),
+        ),
+    ];
+    for l in &lines {
+        formulas.push((
+            format!("step: {}", l.name),
+            format!("{} = {}", l.formula, table::bytes(l.bytes)),
+        ));
+    }
+    formulas.push((
+        "peak memory".into(),
+        format!(
+            "one step {} + 3 waiting models and optimizers {} = {}",
+            table::bytes(step_memory),
+            table::bytes(3 * held),
+            table::bytes(phase1_memory)
+        ),
+    ));
+    let checkpoints = 2 * 4 * held;
+    let phase1_disk = 4 * file + checkpoints;
+    formulas.push((
+        "disk".into(),
+        format!(
+            "4 final models + 2 checkpoints of 4 models with optimizers = {}",
+            table::bytes(phase1_disk)
+        ),
+    ));
+    let phase1_seconds = tokens as f64 / speed.train;
+    formulas.push((
+        "time".into(),
+        format!(
+            "{tokens} tokens / {:.0} tokens/s; evaluation on top",
+            speed.train
+        ),
+    ));
+    let mut list = vec![Phase {
+        name: "cognate",
+        params,
+        disk: phase1_disk,
+        memory: phase1_memory,
+        tokens,
+        seconds: phase1_seconds,
+        formulas,
+    }];
+
+    let e = &recipe.evomerge;
+    let items: usize = e.rounds.iter().sum();
+    let individuals = 8 + e.sweep.len() as u64 + 6 * e.generations;
+    let searches = if e.random_search { 2 } else { 1 };
+    let evolved = individuals * searches * items as u64 * (e.sequence as u64 / 2);
+    list.push(Phase {
+        name: "evomerge",
+        params,
+        disk: file,
+        // Four parents, their three differences, and the children of a generation.
+        memory: 12 * file,
+        tokens: evolved,
+        seconds: evolved as f64 / speed.forward,
+        formulas: vec![
+            ("individuals".into(), format!("8 + {} of the sweep + 6 x {} generations = {individuals}, x {searches} with random search", e.sweep.len(), e.generations)),
+            ("tokens".into(), format!("{} evaluations x at most {items} items x about {} tokens = {evolved}", individuals * searches, e.sequence / 2)),
+            ("peak memory".into(), format!("12 models of {}", table::bytes(file))),
+            ("time".into(), format!("{evolved} tokens / {:.0} tokens/s forward", speed.forward)),
+        ],
+    });
+    list
+}
