@@ -601,6 +601,28 @@ fn a_run_goes_on_bit_by_bit_from_any_unit() {
     ] {
         assert!(stages.contains(stage), "{stage} never ran: {stages:?}");
     }
+    let section = whole.section(&serde_json::Value::Null, &|| 0.0);
+    for pointer in [
+        "/tokens_added",
+        "/size_increase",
+        "/baking/accuracy",
+        "/baking/by_strategy/uncertainty",
+        "/baking/answer_accuracy_without_thinking",
+        "/rl/reward",
+        "/rl/thinking_usage",
+        "/rl/ms_per_token_with",
+        "/anti_theater/shuffle_gain/low",
+        "/anti_theater/ablation_drop",
+    ] {
+        assert!(
+            section
+                .pointer(pointer)
+                .is_some_and(serde_json::Value::is_number),
+            "{pointer}: {section}"
+        );
+    }
+    assert_eq!(section["anti_theater"]["passed"], false);
+    assert_eq!(section["anti_theater"]["kept"], "baked");
     // An untrained model's thoughts do no work: back once in the middle, and the baked model at the end.
     assert_eq!(
         remedies,

@@ -31,9 +31,9 @@ pub use recipe::{BakingRecipe, BatteryRecipe, QuietstarRecipe, RlRecipe};
 use crate::checkpoint::{self, arrays, model_from};
 use crate::optim::Optimizer;
 use crate::phase::folder;
-use crate::{Context, Error, Phase, Source};
+use crate::{Context, Error, Phase, Source, report};
 use data::builtin::Strategy;
-use data::{LoaderState, Tokenizer};
+use data::{LoaderState, Split, Tokenizer};
 use extend::extend;
 use lessons::{Arm, Lessons};
 use model::{Cognate, Config};
@@ -255,7 +255,8 @@ impl Quietstar {
     /// Does one unit of work; gives what the journal should know.
     #[track_caller]
     pub fn advance(&mut self, source: &Source) -> Vec<Note> {
-        match self.record.stage {
+        let stage = self.record.stage;
+        match stage {
             Stage::Range { step } => self.range(step),
             Stage::Bake { epoch, step } => self.bake(epoch, step),
             Stage::Judge { epoch, strategy } => self.judge(epoch, strategy),
@@ -267,6 +268,10 @@ impl Quietstar {
             Stage::Done => panic!("quietstar: a unit after the last"),
         }
         self.record.done += 1;
+        if std::mem::discriminant(&stage) != std::mem::discriminant(&self.record.stage) {
+            // The next kind of work asks for buffers of other sizes.
+            tensor::storage::trim();
+        }
         std::mem::take(&mut self.notes)
     }
 
@@ -380,6 +385,14 @@ impl Phase for Quietstar {
             &self.model,
             &self.tokenizer,
         )?;
-        self.section(cx, &path)
+        let model = report::model(
+            cx,
+            "quietstar",
+            Some(&path),
+            &self.model,
+            Split::HeldOut,
+            None,
+        )?;
+        Ok(self.section(&model, cx.clock))
     }
 }

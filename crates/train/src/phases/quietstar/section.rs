@@ -4,19 +4,17 @@ use super::baking::share;
 use super::battery::bootstrap;
 use super::silent::{Silent, generate_with_thoughts};
 use super::{Quietstar, rl::RlReport};
-use crate::{Context, Error, report};
-use data::Split;
 use data::builtin::Strategy;
 use model::generate::{Sampler, generate};
 use serde_json::{Map, Value, json};
-use std::path::Path;
 
 /// Tokens generated to time a token.
 const TIMED: usize = 16;
 
 impl Quietstar {
-    /// The phase's section of the report; measures the finished model at `path`.
-    pub(super) fn section(&self, cx: &Context, path: &Path) -> Result<Value, Error> {
+    /// The phase's section of the report, around what is measured of the finished `model`. `clock` gives
+    /// seconds.
+    pub fn section(&self, model: &Value, clock: &dyn Fn() -> f64) -> Value {
         let r = &self.record;
         let by_strategy: Map<String, Value> = Strategy::ALL
             .iter()
@@ -41,7 +39,7 @@ impl Quietstar {
         let recent = |f: fn(&RlReport) -> f64| {
             r.recent.iter().map(f).sum::<f64>() / r.recent.len().max(1) as f64
         };
-        let (with, without) = self.milliseconds(cx);
+        let (with, without) = self.milliseconds(clock);
         let sampling = self.sampling();
         // Of the model that is kept: its own examination where it passed, else the last one, which it failed.
         let shown = r.passed.as_ref().or(r.examined.as_ref());
@@ -61,13 +59,13 @@ impl Quietstar {
                 "kept": if r.abandoned { "baked" } else { "thinking" },
             })
         });
-        Ok(json!({
+        json!({
             "tokens_added": r.added.tokens,
             "size_increase": (r.added.after as f64 - r.added.before as f64) / r.added.before as f64,
             "traces": self.lessons.train.len(),
             "traces_too_long": self.lessons.too_long,
             "cost_usd": 0.0,
-            "model": report::model(cx, "quietstar", Some(path), &self.model, Split::HeldOut, None)?,
+            "model": model,
             "baking": {
                 "accuracy": share(r.thinking.iter().flatten(), |v| v.well_formed),
                 "answer_accuracy": share_of(&thinking),
@@ -95,11 +93,11 @@ impl Quietstar {
                 "ms_per_token_without": without,
             },
             "anti_theater": theater,
-        }))
+        })
     }
 
     /// Milliseconds a generated token takes with silent thoughts and without.
-    fn milliseconds(&self, cx: &Context) -> (f64, f64) {
+    fn milliseconds(&self, clock: &dyn Fn() -> f64) -> (f64, f64) {
         let prompt = &self.lessons.held_out[0][0].prompt;
         let how = Silent {
             thoughts: self.sampling(),
@@ -108,9 +106,9 @@ impl Quietstar {
             seed: self.seed,
         };
         let timed = |work: &dyn Fn() -> usize| {
-            let start = (cx.clock)();
+            let start = clock();
             let tokens = work();
-            ((cx.clock)() - start) * 1e3 / tokens.max(1) as f64
+            (clock() - start) * 1e3 / tokens.max(1) as f64
         };
         let with =
             timed(&|| generate_with_thoughts(&self.model, prompt, &[], TIMED, &[], how).len());
