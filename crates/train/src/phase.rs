@@ -17,7 +17,7 @@ pub struct Context<'a> {
     /// The data, frozen at the start of the run.
     pub source: &'a Source,
     /// Seconds since the start of the process: for reports only, never for a decision.
-    pub clock: &'a dyn Fn() -> f64,
+    pub clock: &'a (dyn Fn() -> f64 + Sync),
 }
 
 impl Context<'_> {

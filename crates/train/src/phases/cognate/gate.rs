@@ -12,14 +12,14 @@ use tensor::optim::{AdamW, adamw_};
 use tensor::{Grads, Tape, Tensor};
 
 /// Loss of each row when every token stops after pass 1, 2, ..: [passes][rows].
-pub fn losses_by_depth(model: &Cognate, batch: &Batch, targets: &[u32]) -> Vec<Vec<f32>> {
+pub(super) fn losses_by_depth(model: &Cognate, batch: &Batch, targets: &[u32]) -> Vec<Vec<f32>> {
     (1..=model.config.passes)
         .map(|d| model.nll(batch, targets, Depth::Fixed(d)).0)
         .collect()
 }
 
 /// Fits the gate by AdamW over the given batches of pieces, one step each.
-pub fn fit(model: &mut Cognate, batches: &[Vec<Piece>], lr: f32) {
+pub(super) fn fit(model: &mut Cognate, batches: &[Vec<Piece>], lr: f32) {
     let gates = model.config.passes - 1;
     if gates == 0 {
         return;
