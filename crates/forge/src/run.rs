@@ -22,6 +22,7 @@ use train::phase::{ORDER, folder};
 use train::phases::bitnet::BitnetPhase;
 use train::phases::cognate::CognatePhase;
 use train::phases::evomerge::EvomergePhase;
+use train::phases::quietstar::Quietstar;
 use train::{Context, Phase, Recipe, Source};
 
 #[derive(Args, Clone)]
@@ -366,6 +367,14 @@ fn open(name: &str, cx: &Context, bag: Option<&Bag>) -> Result<Box<dyn Phase>> {
                 None => EvomergePhase::start(cx, &files)?,
             })
         }
+        "quietstar" => Box::new(match bag {
+            Some(b) => Quietstar::restore(cx, b)?,
+            None => {
+                let champion = handed_on(cx.run, "evomerge", "champion");
+                let (model, tokenizer) = train::checkpoint::load_final(&champion)?;
+                Quietstar::start(cx, &model, &tokenizer)?
+            }
+        }),
         "bitnet" => {
             let champion = handed_on(cx.run, "quietstar", "quietstar");
             Box::new(match bag {

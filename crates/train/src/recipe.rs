@@ -7,6 +7,7 @@ use crate::Error;
 use crate::phases::bitnet::BitnetRecipe;
 use crate::phases::cognate::CognateRecipe;
 use crate::phases::evomerge::EvomergeRecipe;
+use crate::phases::quietstar::QuietstarRecipe;
 use model::Config;
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
@@ -27,6 +28,8 @@ pub struct Recipe {
     pub cognate: CognateRecipe,
     /// Phase 2.
     pub evomerge: EvomergeRecipe,
+    /// Phase 3.
+    pub quietstar: QuietstarRecipe,
     /// Phase 4.
     pub bitnet: BitnetRecipe,
     /// Checkpoints.
@@ -173,6 +176,7 @@ impl Recipe {
                 "name at least one data set, or give a folder with --data",
             );
         }
+        self.quietstar.validate()?;
         self.bitnet.validate()?;
         self.cognate.validate()
     }

@@ -3,7 +3,7 @@
 pub mod bitnet;
 pub mod cognate;
 pub mod evomerge;
-// pub mod quietstar;
+pub mod quietstar;
 
 /// Name of a branch of Phase 1 by its index.
 pub(crate) fn cognate_branch(index: usize) -> &'static str {

@@ -3,3 +3,4 @@
 
 mod bitnet;
 mod core;
+mod quietstar;
