@@ -17,7 +17,7 @@ use std::sync::Arc;
 use tensor::Grads;
 
 /// Sequences generated at once by an evaluation.
-const WIDTH: usize = 64;
+pub(super) const WIDTH: usize = 64;
 
 /// Ordinary training text, every data set with the same weight; none where the run has no shards.
 pub fn replay(shards: &[Arc<Shard>], seed: u64, purpose: &str) -> Option<Loader> {

@@ -5,7 +5,7 @@
 //! trains silent thoughts (`chains` at the places of a `scene`, paid by `reward`), examined by the
 //! anti-theater `battery` through a `thinker`. `silent` generates with them.
 //!
-//! One unit is a gradient step, the evaluation of one strategy, or one run of the battery (`step_one` and `step_two`
+//! One unit is a gradient step, an evaluation of some strategies, or one run of the battery (`step_one` and `step_two`
 //! hold them); `record` with the models and the optimizer is the whole state.
 //!
 //! Left out: fitting the exit gate again; the gate of the model that comes in is kept.
@@ -293,7 +293,13 @@ impl Phase for Quietstar {
     fn total(&self) -> u64 {
         let (b, r) = (&self.recipe.baking, &self.recipe.rl);
         let range = if b.lr == 0.0 { b.range_steps.max(2) } else { 0 };
-        let judged = Strategy::ALL.len() * (b.epochs + 2);
+        // Strategies are judged in groups of as many as are generated at once.
+        let units = |prompts: usize| {
+            Strategy::ALL
+                .len()
+                .div_ceil((baking::WIDTH / prompts.max(1)).max(1))
+        };
+        let judged = b.epochs * units(b.held_out_between) + 2 * units(b.held_out);
         let total = (range + 2 * self.bake_steps() + judged) as u64
             + r.steps
             + r.steps.div_ceil(r.battery_every).max(1);

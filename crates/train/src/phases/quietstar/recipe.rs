@@ -186,6 +186,7 @@ impl QuietstarRecipe {
             ("baking.epochs", b.epochs),
             ("baking.traces", b.traces),
             ("baking.held_out", b.held_out),
+            ("baking.held_out_between", b.held_out_between),
             ("baking.batch_tokens", b.batch_tokens),
             ("baking.max_len", b.max_len),
             ("baking.most_new", b.most_new),
@@ -209,6 +210,13 @@ impl QuietstarRecipe {
                     "at least 2 are compared with each other",
                 );
             }
+        }
+        if b.held_out_between > b.held_out {
+            return refuse(
+                "baking.held_out_between",
+                b.held_out_between.to_string(),
+                "at most baking.held_out",
+            );
         }
         for (key, value) in [("baking.replay", b.replay), ("rl.tasks", r.tasks)] {
             if !(0.0..=1.0).contains(&value) {

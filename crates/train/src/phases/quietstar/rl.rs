@@ -8,12 +8,13 @@
 //! term needs no importance ratio and no clipping. The mixing head and the two thought embeddings have a
 //! learning rate of their own, by plain Adam; everything else goes through Muon x Grokfast.
 
-use super::chains::{Sampling, Thought, chains, entropies, judged, mix, policy, sample};
+use super::chains::{Judged, Sampling, Thought, chains, entropies, judged, mix, policy, sample};
 use super::reward::{Quantities, advantages, coherence, diversity, probability, reward};
 use super::scene::Scene;
 use crate::Error;
 use crate::checkpoint::{array, named};
 use crate::optim::Optimizer;
+use model::thoughts::Chains;
 use model::{Bound, Cognate, Depth, Params};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -205,28 +206,8 @@ pub fn step(
     let grown = chains(&scene.batch, places, &asked);
     let rows = judged(&scene.batch, places, &asked, &grown);
 
-    // The baked model's view: its own predictions without thoughts, and how coherent the thoughts are.
-    let frozen = Tape::inference();
-    let fp = Bound::new(&frozen, &baked.params);
-    let fout = baked.forward(&fp, &scene.batch, depth, None, true);
     let own: Vec<&Thought> = thoughts.iter().collect();
-    let fhidden = baked.think(
-        &fp,
-        fout.context.as_ref().expect("captured"),
-        &grown,
-        s.passes,
-    );
-    let fpolicy = policy(&fp, fhidden, &grown, &own, None, 1.0);
-    let fnll = frozen.value(fpolicy.nll).to_vec();
-    let probabilities: Vec<f64> = fpolicy
-        .of_thought
-        .iter()
-        .map(|r| probability(&fnll[r.clone()]))
-        .collect();
-    let fbase =
-        frozen.log_softmax(baked.logits(&fp, frozen.gather_rows(fout.hidden, rows.base.clone())));
-    let reference = frozen.value(frozen.exp(fbase));
-    let reference_log = frozen.value(fbase);
+    let (probabilities, reference) = baked_view(baked, scene, &grown, &rows, &own, s.passes);
 
     // The model's view.
     let hidden = model.think(&p, context, &grown, s.passes);
@@ -279,8 +260,7 @@ pub fn step(
     let entropy: f64 = reference
         .to_vec()
         .iter()
-        .zip(reference_log.to_vec())
-        .map(|(p, l)| f64::from(*p) * f64::from(l))
+        .map(|&p| f64::from(p) * f64::from(p.max(f32::MIN_POSITIVE)).ln())
         .sum();
     let kl = f64::from(tape.value(cross).item()) + entropy / n.max(1) as f64;
     loss = tape.add(loss, tape.scale(cross, pressure.kl));
@@ -354,6 +334,31 @@ pub fn step(
         heads.step(&mut model.params, &taken, plan.head_lr);
     }
     report
+}
+
+/// The baked model's view of a step, on a tape that is dropped before the gradient pass: the mean
+/// probability of each thought, and the predictions without thoughts at judged rows [R, V].
+fn baked_view(
+    baked: &Cognate,
+    scene: &Scene,
+    grown: &Chains,
+    rows: &Judged,
+    thoughts: &[&Thought],
+    passes: usize,
+) -> (Vec<f64>, Tensor) {
+    let tape = Tape::inference();
+    let p = Bound::new(&tape, &baked.params);
+    let out = baked.forward(&p, &scene.batch, Depth::Fixed(passes), None, true);
+    let hidden = baked.think(&p, out.context.as_ref().expect("captured"), grown, passes);
+    let told = policy(&p, hidden, grown, thoughts, None, 1.0);
+    let nll = tape.value(told.nll).to_vec();
+    let probabilities = told
+        .of_thought
+        .iter()
+        .map(|r| probability(&nll[r.clone()]))
+        .collect();
+    let base = baked.logits(&p, tape.gather_rows(out.hidden, rows.base.clone()));
+    (probabilities, tape.value(tape.softmax(base)))
 }
 
 /// The most likely token of each row of log-probabilities.

@@ -1,15 +1,16 @@
 //! The units of step 1: range test, baking, its evaluations, and the control without thinking.
 
 use super::Quietstar;
-use super::baking::{self, judge, share};
+use super::baking::{self, Verdict, judge, share};
 use super::extend::open_thoughts;
-use super::lessons::Arm;
+use super::lessons::{Arm, Lesson};
 use super::record::{Epoch, Stage};
 use super::rl::Heads;
 use crate::optim::{Optimizer, lr_scale};
 use crate::step::TrainDepth;
 use data::builtin::Strategy;
 use data::{Batch as Pieces, LoaderState};
+use model::Cognate;
 
 impl Quietstar {
     /// Steps of baking.
@@ -38,6 +39,7 @@ impl Quietstar {
         pieces
     }
 
+    /// One step of the range test.
     pub(super) fn range(&mut self, step: usize) {
         let steps = self.recipe.baking.range_steps.max(2);
         // The test leaves no trace but its choice: it trains a copy, and the replayed text begins again.
@@ -83,6 +85,7 @@ impl Quietstar {
         }
     }
 
+    /// One step of baking.
     pub(super) fn bake(&mut self, epoch: usize, step: usize) {
         let batch = self.dealt[epoch][step].clone();
         let pieces = self.pieces(Arm::Thinking, &batch);
@@ -113,29 +116,19 @@ impl Quietstar {
         };
     }
 
+    /// Judges held-out prompts after an epoch.
     pub(super) fn judge(&mut self, epoch: usize, strategy: usize) {
         let b = &self.recipe.baking;
         let last = epoch + 1 == b.epochs;
         if strategy == 0 {
             self.record.thinking.clear();
         }
-        let questions = &self.lessons.held_out[strategy];
-        let count = if last {
-            questions.len()
-        } else {
-            b.held_out_between.min(questions.len())
-        };
-        self.record.thinking.push(judge(
-            &self.model,
-            &self.tokenizer,
-            &questions[..count],
-            b.most_new,
-        ));
-        if strategy + 1 < Strategy::ALL.len() {
-            self.record.stage = Stage::Judge {
-                epoch,
-                strategy: strategy + 1,
-            };
+        let count = if last { b.held_out } else { b.held_out_between };
+        let verdicts = self.judged(&self.model, strategy, count);
+        self.record.thinking.extend(verdicts);
+        let strategy = self.record.thinking.len();
+        if strategy < Strategy::ALL.len() {
+            self.record.stage = Stage::Judge { epoch, strategy };
             return;
         }
         let all = || self.record.thinking.iter().flatten();
@@ -167,6 +160,7 @@ impl Quietstar {
         self.record.stage = Stage::Control { step: 0 };
     }
 
+    /// One step of the control, which learns to answer directly.
     pub(super) fn control(&mut self, step: usize) {
         let batch = self.dealt_direct[step].clone();
         let pieces = self.pieces(Arm::Direct, &batch);
@@ -196,19 +190,14 @@ impl Quietstar {
         };
     }
 
+    /// Judges the control; then step 2 begins.
     pub(super) fn judge_control(&mut self, strategy: usize) {
         let control = self.aside.as_ref().expect("the control stands aside");
-        let verdicts = judge(
-            control,
-            &self.tokenizer,
-            &self.lessons.held_out[strategy],
-            self.recipe.baking.most_new,
-        );
-        self.record.direct.push(verdicts);
-        self.record.stage = Stage::JudgeControl {
-            strategy: strategy + 1,
-        };
-        if strategy + 1 == Strategy::ALL.len() {
+        let verdicts = self.judged(control, strategy, self.recipe.baking.held_out);
+        self.record.direct.extend(verdicts);
+        let strategy = self.record.direct.len();
+        self.record.stage = Stage::JudgeControl { strategy };
+        if strategy == Strategy::ALL.len() {
             self.note(
                 "control/answer_accuracy",
                 share(self.record.direct.iter().flatten(), |v| v.correct),
@@ -227,20 +216,36 @@ impl Quietstar {
         }
     }
 
-    pub(super) fn usage(&mut self, strategy: usize) {
-        let b = &self.recipe.baking;
-        let questions = &self.lessons.held_out[strategy];
-        let count = b.held_out_between.min(questions.len());
-        self.record.usage.push(judge(
-            &self.model,
+    /// Verdicts on `count` prompts of each strategy from number `first` on: of as many strategies as are
+    /// generated at once, of one at least.
+    fn judged(&self, model: &Cognate, first: usize, count: usize) -> Vec<Vec<Verdict>> {
+        let group = (baking::WIDTH / count.max(1)).max(1);
+        let chosen: Vec<&[Lesson]> = self.lessons.held_out[first..]
+            .iter()
+            .take(group)
+            .map(|list| &list[..count.min(list.len())])
+            .collect();
+        let questions = chosen.concat();
+        let mut verdicts = judge(
+            model,
             &self.tokenizer,
-            &questions[..count],
-            b.most_new,
-        ));
-        self.record.stage = Stage::Usage {
-            strategy: strategy + 1,
-        };
-        if strategy + 1 == Strategy::ALL.len() {
+            &questions,
+            self.recipe.baking.most_new,
+        )
+        .into_iter();
+        chosen
+            .iter()
+            .map(|list| verdicts.by_ref().take(list.len()).collect())
+            .collect()
+    }
+
+    /// Judges how the finished model answers without silent thoughts.
+    pub(super) fn usage(&mut self, strategy: usize) {
+        let verdicts = self.judged(&self.model, strategy, self.recipe.baking.held_out_between);
+        self.record.usage.extend(verdicts);
+        let strategy = self.record.usage.len();
+        self.record.stage = Stage::Usage { strategy };
+        if strategy == Strategy::ALL.len() {
             self.note(
                 "rl/thinking_usage",
                 share(self.record.usage.iter().flatten(), |v| v.thinks),

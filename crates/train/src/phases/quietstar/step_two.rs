@@ -55,6 +55,7 @@ impl Quietstar {
         }
     }
 
+    /// One step of reinforcement learning.
     pub(super) fn rl(&mut self, step: u64) {
         let r = self.recipe.rl.clone();
         let mut text = Pieces { pieces: Vec::new() };
@@ -164,6 +165,7 @@ impl Quietstar {
         scene
     }
 
+    /// Runs the battery, and goes back when it fails.
     pub(super) fn battery(&mut self, source: &Source, step: u64) {
         let scene = self.exam(source);
         let sampling = Sampling {

@@ -9,8 +9,8 @@ use model::{Bound, Cognate, Depth, Output};
 use tensor::random::Counted;
 use tensor::{Ids, Tape, Tensor};
 
-/// Rows of chains judged at once.
-const ROWS: usize = 4096;
+/// Rows of chains judged at once, on one tape: a tape keeps every value until it is dropped.
+const ROWS: usize = 2048;
 
 /// A model with its places.
 pub struct ModelThinker<'a> {
@@ -101,9 +101,6 @@ impl Thinker for ModelThinker<'_> {
     }
 
     fn judge(&self, asked: &[(usize, Option<&[u32]>)]) -> Vec<Judgement> {
-        let tape = Tape::inference();
-        let p = Bound::new(&tape, &self.model.params);
-        let out = self.read(self.model, &p);
         let mut results = vec![Judgement::default(); asked.len()];
         let (mut silent, mut silent_rows, mut silent_target, mut silent_of) =
             (Vec::new(), Vec::new(), Vec::new(), Vec::new());
@@ -125,6 +122,9 @@ impl Thinker for ModelThinker<'_> {
             places.push((place, thought));
         }
         if !silent.is_empty() {
+            let tape = Tape::inference();
+            let p = Bound::new(&tape, &self.model.params);
+            let out = self.read(self.model, &p);
             let ids: Ids = silent_rows.into();
             let log_p = tape.log_softmax(self.model.logits(&p, tape.gather_rows(out.hidden, ids)));
             for (i, j) in silent.into_iter().zip(self.verdicts(
@@ -136,9 +136,12 @@ impl Thinker for ModelThinker<'_> {
             }
         }
         if !thinking.is_empty() {
-            let context = out.context.as_ref().expect("captured");
             let mut at = thinking.into_iter();
             for part in Self::parts(&places) {
+                let tape = Tape::inference();
+                let p = Bound::new(&tape, &self.model.params);
+                let out = self.read(self.model, &p);
+                let context = out.context.as_ref().expect("captured");
                 let grown = chains(&self.scene.batch, &self.scene.places, part);
                 let rows = judged(&self.scene.batch, &self.scene.places, part, &grown);
                 let hidden = self.model.think(&p, context, &grown, self.sampling.passes);
@@ -156,11 +159,11 @@ impl Thinker for ModelThinker<'_> {
     }
 
     fn coherence(&self, asked: &[(usize, &[u32])]) -> Vec<f64> {
-        let tape = Tape::inference();
-        let p = Bound::new(&tape, &self.baked.params);
-        let out = self.read(self.baked, &p);
         let mut probabilities = Vec::with_capacity(asked.len());
         for part in Self::parts(asked) {
+            let tape = Tape::inference();
+            let p = Bound::new(&tape, &self.baked.params);
+            let out = self.read(self.baked, &p);
             let grown = chains(&self.scene.batch, &self.scene.places, part);
             let hidden = self.baked.think(
                 &p,
