@@ -157,9 +157,9 @@ fn items_of(
     if data::dataset(task).is_none() {
         let known: Vec<&str> = data::DATASETS.iter().map(|d| d.id).collect();
         return usage(format!(
-            "--task {task}: no such data set{}; there are {}",
-            nearest(task, known.iter().copied()),
-            known.join(", ")
+            "--task {task}: no such data set; there are {}{}",
+            known.join(", "),
+            nearest(task, known.iter().copied())
         ));
     }
     let root = crate::datasets::root(common)?;

@@ -186,9 +186,9 @@ pub(crate) fn find(name: &str, root: &Path) -> Result<PathBuf> {
             Some(found) => found,
             None => {
                 return usage(format!(
-                    "MODEL {name}: no phase `{p}`{}; there are {}",
-                    nearest(p, ORDER.into_iter()),
-                    ORDER.join(", ")
+                    "MODEL {name}: no phase `{p}`; there are {}{}",
+                    ORDER.join(", "),
+                    nearest(p, ORDER.into_iter())
                 ));
             }
         },
@@ -218,9 +218,9 @@ pub(crate) fn find(name: &str, root: &Path) -> Result<PathBuf> {
     match files.iter().find(|f| stem(f) == own) {
         Some(f) => Ok(f.clone()),
         None => usage(format!(
-            "MODEL {name}: no model `{own}`{}; there are {}",
-            nearest(own, names.iter().map(String::as_str)),
-            names.join(", ")
+            "MODEL {name}: no model `{own}`; there are {}{}",
+            names.join(", "),
+            nearest(own, names.iter().map(String::as_str))
         )),
     }
 }

@@ -273,5 +273,181 @@ fn phases(recipe: &Recipe, config: &Config, speed: &Speed) -> Vec<Phase> {
             ("time".into(), format!("{evolved} tokens / {:.0} tokens/s forward", speed.forward)),
         ],
     });
+    list.push(quietstar(recipe, params, (step_memory, rows), speed));
+    list.push(bitnet(recipe, config, (step_memory, rows), speed));
     list
+}
+
+/// Phase 3. `step` is the memory of a Phase 1 step and its rows, which a step of another size scales.
+fn quietstar(recipe: &Recipe, params: u64, step: (u64, usize), speed: &Speed) -> Phase {
+    let (b, r) = (&recipe.quietstar.baking, &recipe.quietstar.rl);
+    let strategies = data::builtin::Strategy::ALL.len();
+    let easy =
+        2 * b.easy_epochs.min(b.epochs) + strategies * (b.epochs - b.easy_epochs.min(b.epochs));
+    // A trace fills about half of the longest that is allowed; the control learns from as many tokens.
+    let trace = b.max_len / 2;
+    let baked = (2.0 * (easy * b.traces * trace) as f64 / (1.0 - b.replay).max(0.1)) as u64;
+    let thoughts = if r.thoughts == 0 { 8 } else { r.thoughts };
+    let length = if r.length == 0 { 12 } else { r.length };
+    let thought = (r.positions * thoughts * length) as u64;
+    let reinforced = r.steps * (2 * thought + r.text_tokens as u64);
+    let answers = (strategies
+        * (b.held_out + b.held_out_between * b.epochs.saturating_sub(1))
+        * b.most_new) as u64;
+    let tokens = baked + reinforced + answers;
+    let file = 4 * params;
+    let micro = if b.micro_tokens == 0 {
+        b.batch_tokens
+    } else {
+        b.micro_tokens
+    };
+    let memory = scaled(step, micro) + 3 * file;
+    Phase {
+        name: "quietstar",
+        params,
+        disk: file + 2 * 4 * file,
+        memory,
+        tokens,
+        seconds: (baked + reinforced) as f64 / speed.train
+            + answers as f64 / speed.forward * DECODE,
+        formulas: vec![
+            (
+                "parameters".into(),
+                format!(
+                    "{params} + 12 rows of the embedding and a mixing head of {} hidden units",
+                    recipe.quietstar.mixing
+                ),
+            ),
+            (
+                "baking".into(),
+                format!(
+                    "2 (with its control) x {easy} strategy epochs x {} traces x about {trace} tokens, replay {} on top = {baked} tokens",
+                    b.traces, b.replay
+                ),
+            ),
+            (
+                "thoughts".into(),
+                format!(
+                    "{} steps x (2 x {} positions x {thoughts} thoughts x {length} tokens + {} of text) = {reinforced} tokens",
+                    r.steps, r.positions, r.text_tokens
+                ),
+            ),
+            (
+                "answers".into(),
+                format!(
+                    "{strategies} strategies x ({} + {} x {}) prompts x at most {} tokens = {answers}",
+                    b.held_out,
+                    b.held_out_between,
+                    b.epochs.saturating_sub(1),
+                    b.most_new
+                ),
+            ),
+            (
+                "peak memory".into(),
+                format!(
+                    "a step of {micro} rows {} + baked model, control and reference 3 x {} = {}",
+                    table::bytes(scaled(step, micro)),
+                    table::bytes(file),
+                    table::bytes(memory)
+                ),
+            ),
+            (
+                "disk".into(),
+                "the model + 2 checkpoints of 4 times its size".into(),
+            ),
+            (
+                "time".into(),
+                format!(
+                    "{} tokens / {:.0} tokens/s + {answers} generated one by one",
+                    baked + reinforced,
+                    speed.train
+                ),
+            ),
+        ],
+    }
+}
+
+/// Phase 4.
+fn bitnet(recipe: &Recipe, config: &Config, step: (u64, usize), speed: &Speed) -> Phase {
+    let b = &recipe.bitnet;
+    let specs = model::params::specification(config);
+    let size = |matrix: bool| -> u64 {
+        specs
+            .iter()
+            .filter(|s| (s.role == model::params::Role::Matrix) == matrix)
+            .map(|s| s.dims.iter().product::<usize>() as u64)
+            .sum()
+    };
+    let (quantised, kept) = (size(true), size(false));
+    let params = quantised + kept;
+    // The blocks, and the maps around the core.
+    let layers = config.blocks.len() as u64 + 1;
+    let steps = layers * b.recover_steps + b.finetune_steps;
+    // The champion that is learned from passes forward as well.
+    let tokens = steps * b.tokens_per_step as u64;
+    let packed = quantised / 4 + 2 * kept;
+    let micro = if b.micro_tokens == 0 {
+        b.tokens_per_step
+    } else {
+        b.micro_tokens
+    };
+    let memory = scaled(step, micro) + 2 * 4 * params;
+    Phase {
+        name: "bitnet",
+        params,
+        disk: packed + 2 * 4 * 4 * params,
+        memory,
+        tokens,
+        seconds: tokens as f64 / speed.train + tokens as f64 / speed.forward,
+        formulas: vec![
+            (
+                "file".into(),
+                format!(
+                    "{quantised} matrix elements x 2 bits + {kept} others x 2 bytes = {} ({:.1}x smaller than {})",
+                    table::bytes(packed),
+                    4.0 * params as f64 / packed as f64,
+                    table::bytes(4 * params)
+                ),
+            ),
+            (
+                "steps".into(),
+                format!(
+                    "{layers} layers x {} of recovery + {} of fine-tuning = {steps}",
+                    b.recover_steps, b.finetune_steps
+                ),
+            ),
+            (
+                "tokens".into(),
+                format!("{steps} x {} = {tokens}", b.tokens_per_step),
+            ),
+            (
+                "peak memory".into(),
+                format!(
+                    "a step of {micro} rows {} + champion and fallback 2 x {} = {}",
+                    table::bytes(scaled(step, micro)),
+                    table::bytes(4 * params),
+                    table::bytes(memory)
+                ),
+            ),
+            (
+                "disk".into(),
+                "the packed file + 2 checkpoints of 4 times the model".into(),
+            ),
+            (
+                "time".into(),
+                format!(
+                    "{tokens} tokens / {:.0} tokens/s + as many forward through the champion",
+                    speed.train
+                ),
+            ),
+        ],
+    }
+}
+
+/// How much slower a generated token is than one of many in a forward pass.
+const DECODE: f64 = 8.0;
+
+/// The memory of a step, its activations scaled to another number of rows.
+fn scaled((bytes, rows): (u64, usize), to: usize) -> u64 {
+    (bytes as f64 * (to as f64 / rows.max(1) as f64).max(0.25)) as u64
 }

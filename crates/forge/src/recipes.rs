@@ -97,9 +97,9 @@ fn table(name: &str, depth: usize) -> Result<Table> {
         }
         None => {
             return usage(format!(
-                "no recipe `{name}`{}; there are {} (or give a path ending in .toml)",
-                nearest(name, names().into_iter()),
-                names().join(", ")
+                "no recipe `{name}`; there are {} (or give a path ending in .toml){}",
+                names().join(", "),
+                nearest(name, names().into_iter())
             ));
         }
     };

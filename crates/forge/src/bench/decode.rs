@@ -85,10 +85,13 @@ fn bytes_read(loaded: &models::Loaded) -> u64 {
                 let looped = name.starts_with("core.") || core.iter().any(|c| name.starts_with(c));
                 if looped { m.config.passes as u64 } else { 1 }
             };
-            m.params
-                .iter()
+            let plain = m.params.iter();
+            let plain: u64 = plain
                 .map(|(name, t)| 4 * t.numel() as u64 * times(name))
-                .sum()
+                .sum();
+            let packed = m.packed.iter();
+            let packed: u64 = packed.map(|(name, p)| p.bytes() as u64 * times(name)).sum();
+            plain + packed
         }
     }
 }

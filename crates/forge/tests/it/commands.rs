@@ -1,0 +1,414 @@
+//! The other commands, on the models of a finished run and on foreign ones.
+
+use crate::process::{Root, assert_same, finals, forge, undisturbed};
+use serde_json::Value;
+use std::path::{Path, PathBuf};
+
+fn all_numbers(value: &Value) {
+    match value {
+        Value::Object(o) => o.values().for_each(all_numbers),
+        Value::Array(a) => a.iter().for_each(all_numbers),
+        Value::Null => panic!("a null among the figures"),
+        _ => {}
+    }
+}
+
+#[test]
+fn eval_scores_a_final_model_on_its_own_held_out_data() {
+    let root = undisturbed(1);
+    let result = forge(&root, &["eval", "whole/evomerge", "--json"])
+        .ended(0)
+        .json();
+    let report = forge(&root, &["report", "whole", "--json"]).ended(0).json();
+    let told = &report["phases"]["evomerge"]["champion"];
+    assert_eq!(result["bits_per_byte"], told["bits_per_byte"]);
+    for (task, accuracy) in told["tasks"].as_object().unwrap() {
+        assert_eq!(&result["tasks"][task]["accuracy"], accuracy, "{task}");
+    }
+    all_numbers(&result);
+}
+
+#[test]
+fn eval_scores_texts_and_tasks() {
+    let root = Root::new();
+    let text = root.path().join("text.txt");
+    std::fs::write(&text, "One day the sun was warm and the cat slept.").unwrap();
+    let runs = undisturbed(1);
+    let args = [
+        "eval",
+        "whole",
+        "--text",
+        text.to_str().unwrap(),
+        "--task",
+        "builtin_maths",
+        "--json",
+    ];
+    let result = forge(&runs, &args).ended(0).json();
+    assert_eq!(result["bytes"], 43);
+    for field in [
+        "tokens",
+        "nll_per_token",
+        "bits_per_byte",
+        "word_perplexity",
+    ] {
+        assert!(result[field].as_f64().is_some_and(|x| x > 0.0), "{field}");
+    }
+    for field in ["accuracy", "stderr", "items", "format_errors"] {
+        assert!(
+            result["tasks"]["builtin_maths"][field].is_number(),
+            "{field}"
+        );
+    }
+    forge(&runs, &["eval", "whole", "--task", "bultin_maths"])
+        .ended(2)
+        .says(&["did you mean `builtin_maths`?"]);
+    forge(&runs, &["eval", "whole", "--task", "gsm8k"])
+        .ended(2)
+        .says(&["data.root"]);
+    forge(&runs, &["eval", "whole", "--text", "nowhere.txt"])
+        .ended(2)
+        .says(&["nowhere.txt"]);
+}
+
+#[test]
+fn generate_is_the_same_for_the_same_seed() {
+    let root = undisturbed(1);
+    let made = |seed: &str| {
+        let args = [
+            "generate",
+            "whole/cognate/memory",
+            "--prompt",
+            "The",
+            "--temperature",
+            "1",
+            "--most",
+            "12",
+            "--seed",
+            seed,
+            "--json",
+        ];
+        forge(&root, &args).ended(0).json()
+    };
+    let (a, b, c) = (made("1"), made("1"), made("2"));
+    assert_eq!(a["text"], b["text"]);
+    assert_ne!(a["text"], c["text"]);
+    assert!(a["tokens"].as_u64().unwrap() <= 12);
+    forge(
+        &root,
+        &["generate", "whole", "--prompt", "x", "--top-p", "0"],
+    )
+    .ended(2)
+    .says(&["--top-p"]);
+}
+
+#[test]
+fn the_packed_model_decodes_and_reads_fewer_bytes() {
+    let root = undisturbed(1);
+    let speed = |model: &str| {
+        forge(
+            &root,
+            &[
+                "bench", "decode", model, "--prompt", "8", "--new", "8", "--json",
+            ],
+        )
+        .ended(0)
+        .json()
+    };
+    let (packed, full) = (speed("whole/bitnet"), speed("whole/quietstar"));
+    for field in [
+        "prompt_tokens_per_second",
+        "decode_tokens_per_second",
+        "bytes_read_per_token",
+    ] {
+        assert!(packed[field].as_f64().is_some_and(|x| x > 0.0), "{field}");
+    }
+    assert!(packed["bytes_read_per_token"].as_f64() < full["bytes_read_per_token"].as_f64());
+}
+
+#[test]
+fn a_plan_names_each_phase_with_its_figures() {
+    let root = Root::new();
+    let plan = root.forge(&["plan", "tiny", "--json"]).ended(0).json();
+    let phases = plan["phases"].as_array().unwrap();
+    let names: Vec<&str> = phases.iter().filter_map(|p| p["name"].as_str()).collect();
+    assert_eq!(names, ["cognate", "evomerge", "quietstar", "bitnet"]);
+    for p in phases {
+        for field in [
+            "params",
+            "disk_bytes",
+            "peak_memory_bytes",
+            "tokens",
+            "seconds",
+            "cost_usd",
+        ] {
+            assert!(p[field].is_number(), "{field} of {p}");
+        }
+    }
+    assert!(!root.path().join("runs").exists(), "a plan starts nothing");
+}
+
+#[test]
+fn one_phase_alone_begins_from_the_models_of_a_run() {
+    let root = Root::new();
+    let whole = undisturbed(1);
+    // The run is copied, so that the new one stands beside it.
+    copy(&whole.join("runs/whole"), &root.run_dir("whole"));
+    root.forge(&["bitnet", "--from", "whole"]).ended(0);
+    let again = finals(&root.run_dir("whole-bitnet"));
+    let packed = "phase4-bitnet/final/model.packed.safetensors";
+    assert_eq!(
+        again[packed],
+        root.finals("whole")[packed],
+        "the phase alone differs from the phase in the run"
+    );
+    root.forge(&["bitnet", "--from", "whole/cognate/speed", "--run", "small"])
+        .ended(0);
+    assert!(root.run_dir("small").join(packed).is_file());
+    root.forge(&[
+        "evomerge", "--from", "whole", "--set", "seed=3", "--run", "other",
+    ])
+    .ended(0);
+    assert_ne!(
+        root.finals("other")["phase2-evomerge/final/champion.safetensors"],
+        root.finals("whole")["phase2-evomerge/final/champion.safetensors"]
+    );
+    root.forge(&["bitnet", "--from", "nothing"])
+        .ended(2)
+        .says(&["no run `nothing`"]);
+    let again = root
+        .forge(&["reproduce", "small", "--json"])
+        .ended(0)
+        .json();
+    assert_eq!(again["equal"], true);
+}
+
+fn copy(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).unwrap();
+    for entry in std::fs::read_dir(from).unwrap().flatten() {
+        let target = to.join(entry.file_name());
+        if entry.path().is_dir() {
+            copy(&entry.path(), &target);
+        } else {
+            std::fs::copy(entry.path(), target).unwrap();
+        }
+    }
+}
+
+#[test]
+fn phase_one_alone_goes_on_to_the_rest_when_asked() {
+    let root = Root::new();
+    root.run("first", &["--until", "cognate"]).ended(0);
+    assert!(!root.run_dir("first").join("phase2-evomerge/final").exists());
+    root.forge(&["resume", "first", "--until", "evomerge"])
+        .ended(0);
+    let whole = finals(&undisturbed(1).join("runs/whole"));
+    let first = root.finals("first");
+    let part = whole
+        .into_iter()
+        .filter(|(name, _)| first.contains_key(name))
+        .collect();
+    assert_same(&part, &first);
+    assert!(first.contains_key("phase2-evomerge/final/champion.safetensors"));
+}
+
+#[test]
+fn a_tokenizer_is_learned_and_spells_any_text() {
+    let root = Root::new();
+    let (text, file) = (
+        root.path().join("t.txt"),
+        root.path().join("tokenizer.json"),
+    );
+    std::fs::write(&text, "the cat and the hat and the bat ".repeat(40)).unwrap();
+    let (text, file) = (text.to_str().unwrap(), file.to_str().unwrap());
+    let made = root
+        .forge(&[
+            "tokenizer",
+            "train",
+            file,
+            "--text",
+            text,
+            "--vocab",
+            "270",
+            "--json",
+        ])
+        .ended(0)
+        .json();
+    assert_eq!(made["vocab"], 270);
+    let cut = root
+        .forge(&["tokenizer", "encode", file, "the cat \u{e9}", "--json"])
+        .ended(0)
+        .json();
+    assert_eq!(cut["bytes"], 10);
+    assert!(cut["tokens"].as_u64().unwrap() < 10);
+    root.forge(&["tokenizer", "train", file, "--text", text, "--vocab", "20"])
+        .ended(2)
+        .says(&["257"]);
+}
+
+#[test]
+fn data_is_listed_checked_and_packed() {
+    let root = Root::new();
+    let list = root.forge(&["data", "list", "--json"]).ended(0).json();
+    assert!(
+        list.as_array()
+            .unwrap()
+            .iter()
+            .any(|d| d["dataset"] == "gsm8k")
+    );
+    let check = root
+        .forge(&["data", "check", "tiny", "--json"])
+        .ended(0)
+        .json();
+    for row in check.as_array().unwrap() {
+        assert_eq!(row["found"], "local");
+        for field in ["dataset", "family", "examples", "bytes", "licence", "note"] {
+            assert!(row.get(field).is_some(), "{field} of {row}");
+        }
+    }
+    let out = root.path().join("packed");
+    let out = out.to_str().unwrap();
+    let packed = root
+        .forge(&[
+            "data",
+            "pack",
+            "tiny",
+            "--out",
+            out,
+            "--set",
+            "data.builtin_documents=50",
+            "--json",
+        ])
+        .ended(0)
+        .json();
+    assert!(packed["tokens"].as_u64().unwrap() > 0);
+    root.forge(&["data", "pack", "tiny", "--out", out])
+        .ended(2)
+        .says(&["choose another"]);
+}
+
+#[test]
+fn doctor_and_runs_speak_json() {
+    let root = Root::new();
+    let found = root.forge(&["doctor", "--json"]).ended(0).json();
+    for field in [
+        "isa",
+        "cores",
+        "memory_bytes",
+        "memory_from",
+        "disk_free_bytes",
+        "writable",
+    ] {
+        assert!(!found[field].is_null(), "{field}");
+    }
+    assert_eq!(
+        root.forge(&["runs", "--json"]).ended(0).json(),
+        serde_json::json!([])
+    );
+}
+
+#[test]
+fn benches_report_their_figures() {
+    let root = Root::new();
+    let gemm = root
+        .forge(&["bench", "gemm", "--repeat", "1", "--json"])
+        .ended(0)
+        .json();
+    for field in ["isa", "threads", "m", "k", "n", "gflops"] {
+        assert!(!gemm[0][field].is_null(), "{field}");
+    }
+    let step = root
+        .forge(&[
+            "bench",
+            "train-step",
+            "--steps",
+            "1",
+            "--batch",
+            "1",
+            "--sequence",
+            "16",
+            "--json",
+        ])
+        .ended(0)
+        .json();
+    assert_eq!(step["params"], 33_694_208);
+    assert!(step["tokens_per_second"]["median"].as_f64().unwrap() > 0.0);
+    assert!(step["peak_rss_mib"].as_f64().unwrap() > 400.0);
+    root.forge(&["bench", "gemm", "--isa", "nonsense"])
+        .ended(2)
+        .says(&["nonsense"]);
+}
+
+#[test]
+fn help_names_every_command_and_gives_examples() {
+    let help = Root::new().forge(&["--help"]).ended(0).out;
+    for command in [
+        "run",
+        "resume",
+        "plan",
+        "reproduce",
+        "runs",
+        "status",
+        "report",
+        "intervene",
+        "data",
+        "tokenizer",
+        "cognate",
+        "evomerge",
+        "quietstar",
+        "bitnet",
+        "eval",
+        "generate",
+        "chat",
+        "doctor",
+        "bench",
+        "Examples:",
+        "Exit codes:",
+    ] {
+        assert!(help.contains(command), "{command}");
+    }
+}
+
+#[test]
+fn a_llama_from_elsewhere_is_sampled_and_scored() {
+    let folder: PathBuf =
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared/models/stories260K");
+    let Ok(folder) = folder.canonicalize() else {
+        eprintln!("skipped: no ../shared");
+        return;
+    };
+    let root = Root::new();
+    let model = folder.join("stories260K.bin");
+    let model = model.to_str().unwrap();
+    let made = root
+        .forge(&["generate", model, "--prompt", "", "--most", "20", "--json"])
+        .ended(0)
+        .json();
+    assert!(
+        made["text"]
+            .as_str()
+            .unwrap()
+            .trim_start()
+            .starts_with("Once upon a time"),
+        "{made}"
+    );
+    let text = root.path().join("t.txt");
+    std::fs::write(
+        &text,
+        "Once upon a time, there was a little girl named Lily.",
+    )
+    .unwrap();
+    let score = root
+        .forge(&["eval", model, "--text", text.to_str().unwrap(), "--json"])
+        .ended(0)
+        .json();
+    assert!(score["bits_per_byte"].as_f64().unwrap() < 1.5, "{score}");
+    let hub = folder.join("hf_derived");
+    root.forge(&[
+        "eval",
+        hub.to_str().unwrap(),
+        "--text",
+        text.to_str().unwrap(),
+    ])
+    .ended(2)
+    .says(&["--tokenizer FILE"]);
+}

@@ -1,0 +1,14 @@
+//! Process tests of the `forge` program: what a person sees, and what a killed run loses (nothing).
+
+#![allow(clippy::unwrap_used)]
+
+mod bad_data;
+mod commands;
+mod damage;
+mod interrupt;
+mod kill;
+mod process;
+mod recipe;
+mod report;
+mod requests;
+mod root;

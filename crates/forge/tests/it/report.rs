@@ -1,0 +1,284 @@
+//! The fields that scripts rely on are there, and no number is missing by being NaN.
+
+use crate::process::{forge, undisturbed};
+use serde_json::Value;
+
+const MODEL: &[&str] = &[
+    "name",
+    "path",
+    "params",
+    "bytes",
+    "size_category",
+    "vocab",
+    "bits_per_byte",
+    "perplexity",
+    "halting_steps",
+    "memory_use",
+    "forward_ms",
+    "decode_tokens_per_second",
+    "peak_memory_bytes",
+    "seconds",
+    "tasks",
+];
+
+#[track_caller]
+fn has(value: &Value, place: &str, fields: &[&str]) {
+    for field in fields {
+        assert!(
+            value.get(field).is_some(),
+            "{place} has no `{field}`: {value}"
+        );
+    }
+}
+
+/// NaN becomes null in JSON, so a number that must be measured may not be null.
+#[track_caller]
+fn measured(value: &Value, place: &str, fields: &[&str]) {
+    for field in fields {
+        let x = value[field].as_f64();
+        assert!(
+            x.is_some_and(f64::is_finite),
+            "{place}.{field} is {}",
+            value[field]
+        );
+    }
+}
+
+fn model(value: &Value, place: &str) {
+    has(value, place, MODEL);
+    let numbers = [
+        "params",
+        "bytes",
+        "vocab",
+        "bits_per_byte",
+        "perplexity",
+        "halting_steps",
+        "forward_ms",
+        "decode_tokens_per_second",
+        "peak_memory_bytes",
+    ];
+    measured(value, place, &numbers);
+    assert!(
+        !value["tasks"].as_object().unwrap().is_empty(),
+        "{place} has no tasks"
+    );
+}
+
+#[test]
+fn the_report_has_the_fields_that_scripts_rely_on() {
+    let report = forge(&undisturbed(1), &["report", "whole", "--json"])
+        .ended(0)
+        .json();
+    has(
+        &report,
+        "report",
+        &[
+            "run",
+            "recipe",
+            "state",
+            "seed",
+            "revision",
+            "isa",
+            "threads",
+            "seconds",
+            "storage_bytes",
+            "alerts",
+            "phases",
+            "criteria",
+        ],
+    );
+    assert_eq!(report["state"], "done");
+    assert_eq!(report["seed"], 42);
+    measured(&report, "report", &["seconds", "storage_bytes", "threads"]);
+    for c in report["criteria"].as_array().unwrap() {
+        has(
+            c,
+            "a criterion",
+            &["phase", "name", "target", "value", "met"],
+        );
+    }
+    let p = &report["phases"];
+    let c = &p["cognate"];
+    measured(c, "cognate", &["seconds", "tokens", "samples"]);
+    model(&c["ancestor"], "ancestor");
+    assert_eq!(c["models"].as_array().unwrap().len(), 3);
+    for m in c["models"].as_array().unwrap() {
+        model(m, "a specialist");
+    }
+    measured(
+        &c["diversity"],
+        "diversity",
+        &["halting", "memory", "speed"],
+    );
+    for b in c["barriers"].as_array().unwrap() {
+        has(b, "a barrier", &["a", "b", "nats"]);
+    }
+    let e = &p["evomerge"];
+    measured(
+        e,
+        "evomerge",
+        &[
+            "seconds",
+            "generations",
+            "evaluations",
+            "cache_hits",
+            "fitness",
+        ],
+    );
+    has(
+        e,
+        "evomerge",
+        &[
+            "combo",
+            "improvement",
+            "held_out",
+            "combos",
+            "diversity",
+            "rejected",
+        ],
+    );
+    model(&e["champion"], "champion");
+    measured(
+        &e["improvement"],
+        "improvement",
+        &["over_mean_parent", "over_best_parent"],
+    );
+    has(
+        &e["held_out"],
+        "held_out",
+        &[
+            "champion",
+            "best_parent",
+            "task_arithmetic",
+            "random_search",
+            "pooled_compute",
+            "stderr",
+        ],
+    );
+    assert_eq!(e["combos"].as_object().unwrap().len(), 8);
+    measured(&e["diversity"], "diversity", &["min", "mean"]);
+    let q = &p["quietstar"];
+    measured(
+        q,
+        "quietstar",
+        &[
+            "seconds",
+            "tokens_added",
+            "size_increase",
+            "traces",
+            "cost_usd",
+        ],
+    );
+    model(&q["model"], "the thinking model");
+    has(
+        &q["baking"],
+        "baking",
+        &[
+            "accuracy",
+            "answer_accuracy",
+            "answer_accuracy_without_thinking",
+            "by_strategy",
+        ],
+    );
+    has(
+        &q["rl"],
+        "rl",
+        &[
+            "steps",
+            "reward",
+            "kl",
+            "thoughts",
+            "thought_length",
+            "coherence",
+            "thinking_usage",
+            "ms_per_token_with",
+            "ms_per_token_without",
+        ],
+    );
+    if q["anti_theater"].is_object() {
+        has(
+            &q["anti_theater"],
+            "anti_theater",
+            &[
+                "divergence",
+                "thought_length",
+                "diversity",
+                "ablation_drop",
+                "correlation",
+                "shuffle_gain",
+                "passed",
+            ],
+        );
+    }
+    let b = &p["bitnet"];
+    measured(
+        &b["seconds"],
+        "bitnet.seconds",
+        &["calibration", "compression", "fine_tuning"],
+    );
+    model(&b["model"], "the packed model");
+    measured(
+        b,
+        "bitnet",
+        &[
+            "file_bytes",
+            "compression_fp32",
+            "compression_fp16",
+            "sparsity",
+            "zero_count",
+            "quantised_params",
+            "kept_params",
+            "bits_per_byte_before",
+            "bits_per_byte_after",
+            "decode_speedup",
+        ],
+    );
+    has(
+        b,
+        "bitnet",
+        &[
+            "accuracy_before",
+            "accuracy_after",
+            "accuracy_drop",
+            "thinking_usage_before",
+            "thinking_usage_after",
+            "reverted_layers",
+        ],
+    );
+}
+
+#[test]
+fn the_report_for_people_ends_in_what_to_type_next() {
+    let report = forge(&undisturbed(1), &["report", "whole"]).ended(0);
+    for part in [
+        "1 cognate",
+        "2 evomerge",
+        "3 quietstar",
+        "4 bitnet",
+        "bits/byte",
+        "forge chat whole/bitnet",
+    ] {
+        assert!(
+            report.out.contains(part),
+            "`{part}` is not in: {}",
+            report.out
+        );
+    }
+}
+
+#[test]
+fn a_run_reproduces_from_its_recipe_and_seed() {
+    let again = forge(&undisturbed(1), &["reproduce", "whole", "--json"])
+        .ended(0)
+        .json();
+    assert_eq!(again["equal"], true);
+    let files = again["files"].as_array().unwrap();
+    for part in ["tokenizer.json", "champion", "model.packed"] {
+        assert!(
+            files
+                .iter()
+                .any(|f| f["file"].as_str().unwrap().contains(part)),
+            "{part} was not compared"
+        );
+    }
+}
