@@ -18,6 +18,7 @@ use super::elementwise::ROW_BLOCK;
 use crate::isa::{Isa, multiversion};
 use packed::{BLOCK, Packed};
 use rayon::prelude::*;
+use std::sync::OnceLock;
 
 /// Columns up to which a sum of products |t q| <= 127 is exact in f32.
 pub const MOST_COLUMNS: usize = (1 << 24) / 127;
@@ -144,17 +145,20 @@ pub enum Path {
 
 impl Path {
     /// The paths of this CPU, the best one last.
-    pub fn available() -> Vec<Path> {
-        let mut paths = vec![Path::Scalar];
-        let isa = crate::isa::detect();
-        if matches!(isa, Isa::Avx2 | Isa::Avx512) {
-            paths.push(Path::Avx2);
-        }
-        #[cfg(target_arch = "x86_64")]
-        if isa == Isa::Avx512 && is_x86_feature_detected!("avx512vnni") {
-            paths.push(Path::Vnni);
-        }
-        paths
+    pub fn available() -> &'static [Path] {
+        const ALL: [Path; 3] = [Path::Scalar, Path::Avx2, Path::Vnni];
+        static COUNT: OnceLock<usize> = OnceLock::new();
+        let count = *COUNT.get_or_init(|| {
+            #[cfg(target_arch = "x86_64")]
+            if crate::isa::detect() == Isa::Avx512 && is_x86_feature_detected!("avx512vnni") {
+                return 3;
+            }
+            match crate::isa::detect() {
+                Isa::Avx2 | Isa::Avx512 => 2,
+                _ => 1,
+            }
+        });
+        &ALL[..count]
     }
 
     /// The best path of this CPU.

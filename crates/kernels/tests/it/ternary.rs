@@ -47,7 +47,7 @@ fn every_path_gives_the_integer_sums_of_plain_loops() {
                         .sum()
                 })
                 .collect();
-            for path in Path::available() {
+            for &path in Path::available() {
                 let mut found = vec![0; tokens * rows];
                 integer_sums(path, &w, &q, &mut found);
                 assert_eq!(

@@ -320,6 +320,33 @@ fn a_layer_that_costs_too_much_is_put_back() {
 }
 
 #[test]
+fn a_costly_layer_is_recovered_twice_as_long_before_it_is_put_back() {
+    let place = place(BitnetRecipe {
+        layer_limit: 0.0,
+        finetune_steps: 0,
+        optim: OptimConfig {
+            muon_lr: 0.0,
+            adam_lr: 0.0,
+            ..small().optim
+        },
+        ..small()
+    });
+    let (_, report) = place.run();
+    let layers = report["layers"].as_array().unwrap();
+    let reverted = layers.iter().filter(|l| l["kept"] == false).count();
+    assert!(reverted > 0, "{report}");
+    let rows = place
+        .run
+        .journal()
+        .metrics(&store::Filter {
+            name: Some("recovery/loss".into()),
+            ..Default::default()
+        })
+        .unwrap();
+    assert_eq!(rows.len(), 2 * layers.len() + 2 * reverted);
+}
+
+#[test]
 fn when_the_whole_costs_too_much_conservative_settings_are_tried_once() {
     let place = place(BitnetRecipe {
         sparsity: Some(0.2),

@@ -18,7 +18,9 @@ mod distil;
 mod file;
 mod material;
 mod measure;
+mod outcome;
 mod recipe;
+mod state;
 
 pub use file::{PACKED, is_packed, load_packed, save_packed};
 pub use recipe::{BitnetRecipe, BySize, Codes};
@@ -27,15 +29,14 @@ use crate::checkpoint::{arrays, load_final, model_from};
 use crate::optim::{Optimizer, lr_scale};
 use crate::phase::folder;
 use crate::{Context, Error, Phase, report};
-use data::{LoaderState, Split, Tokenizer};
-use file::packed_size;
+use data::{LoaderState, Tokenizer};
 use material::Material;
-use measure::{Drop, Measured, decision_items, decision_nats};
+use measure::{Measured, decision_items, decision_nats};
 use model::packed::{Embedding, may_be_ternary, pack, unpack};
 use model::params::{Inputs, block_of};
 use model::{Bound, Cognate, Depth};
-use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
+use state::{Layer, Seconds, Stage, State};
 use std::cell::{OnceCell, RefCell};
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -46,71 +47,6 @@ use tensor::ops::ternary::{Scale, TernaryCodes, TernarySettings};
 const VERSION: u32 = 1;
 /// The second round of fine-tuning runs at this share of the learning rate.
 const SECOND_ROUND: f32 = 0.3;
-
-/// What the next unit does.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-enum Stage {
-    Baseline,
-    Calibrate,
-    Scales,
-    Quantise,
-    Recover,
-    Decide,
-    FineTune,
-    Judge,
-    Pack,
-    Done,
-}
-
-/// What became of a layer.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-struct Layer {
-    name: String,
-    /// Nats a token that it cost.
-    cost: f64,
-    kept: bool,
-}
-
-/// Seconds by part, for the report.
-#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
-struct Seconds {
-    calibration: f64,
-    compression: f64,
-    fine_tuning: f64,
-}
-
-/// Everything but tensors.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-struct State {
-    stage: Stage,
-    settings: BySize,
-    conservative: bool,
-    second_round: bool,
-    done: u64,
-    calibrated: usize,
-    /// Sums of squares of the inputs of every matrix, while calibrating.
-    inputs: BTreeMap<String, (u64, Vec<f64>)>,
-    /// Whether a matrix's scale is the mean of the kept weights.
-    kept_scale: BTreeMap<String, bool>,
-    /// Matrices that are ternary now, and how far.
-    ternary: BTreeMap<String, f32>,
-    layer: usize,
-    /// Steps of the current recovery or fine-tuning.
-    step: u64,
-    /// Steps of the whole phase.
-    steps: u64,
-    loader: LoaderState,
-    champion_nats: f64,
-    champion_items: Vec<bool>,
-    /// Before the current layer.
-    nats: f64,
-    layers: Vec<Layer>,
-    champion_bytes: u64,
-    before: Option<Measured>,
-    result: Option<Value>,
-    seconds: Seconds,
-}
 
 /// The phase.
 pub struct BitnetPhase {
@@ -177,6 +113,7 @@ impl BitnetPhase {
             ternary: BTreeMap::new(),
             layer: 0,
             step: 0,
+            longer: false,
             steps: 0,
             loader: LoaderState::default(),
             champion_nats: 0.0,
@@ -438,7 +375,7 @@ impl BitnetPhase {
 
     fn recover(&mut self, cx: &Context) -> Result<(), Error> {
         let (name, matrices) = self.layers().swap_remove(self.state.layer);
-        let lambda = if self.recipe.ramp == 0 {
+        let lambda = if self.recipe.ramp == 0 || self.state.longer {
             1.0
         } else {
             ((self.state.step + 1) as f32 / self.recipe.ramp as f32).min(1.0)
@@ -471,6 +408,15 @@ impl BitnetPhase {
         let cost = nats - s.nats;
         // A cost that is not a number is too much as well.
         let kept = cost <= self.recipe.layer_limit;
+        if !kept && !s.longer && self.recipe.recover_steps > 0 {
+            // Once as long again: a layer at the front needs more than one next to the output.
+            s.longer = true;
+            s.step = 0;
+            s.stage = Stage::Recover;
+            self.line = format!("{name} costs {cost:+.4} nats: recovered longer");
+            return Ok(());
+        }
+        s.longer = false;
         let before = self.fallback.take();
         if kept {
             s.nats = nats;
@@ -515,162 +461,6 @@ impl BitnetPhase {
         if self.state.step >= total {
             self.state.stage = Stage::Judge;
         }
-        Ok(())
-    }
-
-    /// Goes on, fine-tunes longer, or begins again with conservative settings.
-    fn judge(&mut self, cx: &Context) -> Result<(), Error> {
-        let packed = self.packed_student(Embedding::Half);
-        let nats = decision_nats(cx, &packed, &self.tokenizer);
-        let cost = nats - self.state.champion_nats;
-        let drop = Drop::between(
-            &self.state.champion_items,
-            &decision_items(cx, &packed, &self.tokenizer),
-        );
-        let over = |share: f64| {
-            !(cost <= share * self.recipe.total_limit)
-                || drop.exceeds(share * self.recipe.accuracy_limit)
-        };
-        let action = if over(0.5) && !self.state.second_round && self.recipe.finetune_steps > 0 {
-            self.state.second_round = true;
-            self.begin_steps(Stage::FineTune);
-            "fine-tune-longer"
-        } else if over(1.0) && !self.state.conservative {
-            self.student = self.champion.clone();
-            let s = &mut self.state;
-            (s.conservative, s.second_round, s.layer, s.nats) = (true, false, 0, s.champion_nats);
-            s.settings = s.settings.conservative();
-            s.layers.clear();
-            s.ternary.clear();
-            s.stage = Stage::Quantise;
-            "conservative-settings"
-        } else {
-            self.state.stage = Stage::Pack;
-            "go-on"
-        };
-        self.line = format!("cost {cost:+.4} nats: {action}");
-        let key = cx.key(folder("bitnet"), "", self.state.steps);
-        cx.event(&key, "judged", &json!({ "cost": cost, "limit": self.recipe.total_limit, "accuracy_drop": drop.relative, "action": action }))?;
-        if action == "conservative-settings" {
-            let (value, limit) = if cost > self.recipe.total_limit {
-                (cost, self.recipe.total_limit)
-            } else {
-                (drop.relative.unwrap_or(0.0), self.recipe.accuracy_limit)
-            };
-            let id = cx
-                .run
-                .journal()
-                .alert(&key, "accuracy-drop", value, limit)?;
-            cx.run.journal().settle_alert(id, action, "automatic")?;
-        }
-        Ok(())
-    }
-
-    /// Writes the packed file, reads it back and measures what it does.
-    fn pack(&mut self, cx: &Context) -> Result<(), Error> {
-        let packing = self.recipe.packing.packing();
-        let params = self.champion.params.count() as u64;
-        let fp32 = self.state.champion_bytes;
-        let target = self.state.settings.target_compression;
-        // Header, configuration and tokenizer: about the same in both files.
-        let around = fp32.saturating_sub(4 * params);
-        let ratio =
-            |e: Embedding| fp32 as f64 / (packed_size(&self.student, packing, e).0 + around) as f64;
-        let embedding = if ratio(Embedding::Half) < 0.8 * target {
-            Embedding::Eight
-        } else {
-            Embedding::Half
-        };
-        let path = save_packed(cx.run, &self.student, &self.tokenizer, packing, embedding)?;
-        let (model, tokenizer) = load_packed(&path)?;
-        let bytes = std::fs::metadata(&path)
-            .map_err(|e| Error::File {
-                path: path.clone(),
-                fault: format!("cannot be read back: {e}"),
-            })?
-            .len();
-        let (_, census) = packed_size(&self.student, packing, embedding);
-
-        let before = self
-            .state
-            .before
-            .as_ref()
-            .expect("the first unit measures the champion");
-        let after = Measured::of(cx, &model, &tokenizer);
-        let drop = Drop::between(&before.correct, &after.correct);
-        let docs = cx.source.texts_of(Split::HeldOut, None);
-        let decode = |m: &Cognate| {
-            (0..3)
-                .map(|_| report::speed(m, &tokenizer, &docs).decode)
-                .fold(0.0, f64::max)
-        };
-        let speedup = decode(&model) / decode(&self.champion);
-        let relative = path
-            .strip_prefix(cx.run.dir())
-            .unwrap_or(&path)
-            .display()
-            .to_string();
-        let thinking = |m: &Measured, f: fn(&material::Thinking) -> f64| m.thinking.as_ref().map(f);
-        let reverted: Vec<&str> = self
-            .state
-            .layers
-            .iter()
-            .filter(|l| !l.kept)
-            .map(|l| &*l.name)
-            .collect();
-        let ratio = fp32 as f64 / bytes as f64;
-        let key = cx.key(folder("bitnet"), "", self.state.steps);
-        for (name, value) in [
-            ("compression_ratio", ratio),
-            ("target", target),
-            ("bits_per_byte", after.bits_per_byte),
-            ("decode_speedup", speedup),
-        ] {
-            cx.metric(&key, &format!("packed/{name}"), value)?;
-        }
-        if ratio < 0.8 * target {
-            let id = cx
-                .run
-                .journal()
-                .alert(&key, "low-compression", ratio, 0.8 * target)?;
-            cx.run
-                .journal()
-                .settle_alert(id, "eight-bit-embedding", "automatic")?;
-        }
-        self.line = format!(
-            "packed: {ratio:.1}x smaller, {:.3} -> {:.3} bits per byte",
-            before.bits_per_byte, after.bits_per_byte
-        );
-        self.state.result = Some(json!({
-            "model": after.model_json(cx, &relative, bytes, &model, &tokenizer),
-            "file_bytes": bytes,
-            "compression_fp32": ratio,
-            "compression_fp16": fp32.saturating_sub(2 * params) as f64 / bytes as f64,
-            "target_compression": target,
-            "sparsity": (census.ternary > 0).then(|| census.zeros as f64 / census.ternary as f64),
-            "zero_count": census.zeros,
-            "quantised_params": census.ternary,
-            "kept_params": census.kept,
-            "bits_per_weight": 8.0 * bytes as f64 / params as f64,
-            "embedding": embedding,
-            "accuracy_before": before.accuracy(),
-            "accuracy_after": after.accuracy(),
-            "accuracy_drop": drop.relative,
-            "accuracy_difference": { "mean": drop.difference.0, "low": drop.difference.0 - 1.96 * drop.difference.1, "high": drop.difference.0 + 1.96 * drop.difference.1, "items": before.correct.len() },
-            "bits_per_byte_before": before.bits_per_byte,
-            "bits_per_byte_after": after.bits_per_byte,
-            "decode_speedup": speedup,
-            "thinking_usage_before": thinking(before, |t| t.usage),
-            "thinking_usage_after": thinking(&after, |t| t.usage),
-            "thinking_accuracy_before": thinking(before, |t| t.accuracy),
-            "thinking_accuracy_after": thinking(&after, |t| t.accuracy),
-            "thinking_prompts": before.thinking.map(|t| t.prompts),
-            "reverted_layers": reverted,
-            "layers": self.state.layers,
-            "conservative": self.state.conservative,
-            "sparsity_threshold": self.state.settings.sparsity,
-        }));
-        self.state.stage = Stage::Done;
         Ok(())
     }
 }

@@ -160,7 +160,7 @@ impl BitnetRecipe {
             ("accuracy_limit", self.accuracy_limit),
             ("gate", f64::from(self.gate)),
         ] {
-            if !(x >= 0.0) {
+            if x.is_nan() || x < 0.0 {
                 return fail(key, x.to_string(), "it must be 0 or more");
             }
         }
