@@ -1,4 +1,4 @@
-//! Recipes: TOML with at most one `base`, changed by `--set`, turned into a resolved [`Recipe`].
+//! Recipes: TOML with at most one `base` (which may have one itself), changed by `--set`, turned into a resolved [`Recipe`].
 //!
 //! The recipes of the project are built into the program; a path to a TOML file works as well. An unknown
 //! key is refused with the nearest known one.
@@ -59,15 +59,29 @@ fn resolve(table: Table) -> Result<Recipe> {
     let recipe: Recipe = match toml::from_str(&text) {
         Ok(r) => r,
         Err(e) => {
-            return usage(format!(
-                "recipe: {}{}",
-                e.message(),
-                suggestion(e.message())
-            ));
+            let key = e.span().map_or(String::new(), |s| key_at(&text, s.start));
+            let hint = suggestion(e.message());
+            return usage(format!("recipe{key}: {}{hint}", e.message()));
         }
     };
     recipe.validate()?;
     Ok(recipe)
+}
+
+/// The key whose line holds byte `at` of a TOML text, with its table.
+fn key_at(text: &str, at: usize) -> String {
+    let before = &text[..text[at..].find('\n').map_or(text.len(), |n| at + n)];
+    let line = before.lines().last().unwrap_or_default();
+    let table = before
+        .lines()
+        .rev()
+        .find_map(|l| l.strip_prefix('[')?.strip_suffix(']'));
+    match (table, line.split_once(" = ")) {
+        (Some(t), Some((key, _))) => format!(" key `{t}.{key}`"),
+        (None, Some((key, _))) => format!(" key `{key}`"),
+        (Some(t), None) => format!(" table `{t}`"),
+        (None, None) => String::new(),
+    }
 }
 
 /// "unknown field `x`, expected one of `a`, `b`": the nearest of those.
@@ -109,13 +123,13 @@ fn table(name: &str, depth: usize) -> Result<Table> {
     };
     match own.remove("base") {
         None => Ok(own),
-        Some(Value::String(base)) if depth == 0 => {
+        Some(Value::String(base)) if depth < 2 => {
             let mut merged = table(&base, depth + 1)?;
             overlay(&mut merged, own);
             Ok(merged)
         }
         Some(Value::String(base)) => usage(format!(
-            "recipe {name}: its base `{base}` has a base itself; one level is allowed"
+            "recipe {name}: the chain of bases goes on with `{base}`; a file may build on a recipe that comes with the program, no deeper"
         )),
         Some(other) => usage(format!(
             "recipe {name}: `base` is {other}, expected the name of a recipe"

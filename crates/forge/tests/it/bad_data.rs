@@ -123,7 +123,7 @@ fn a_folder_of_own_text_joins_the_run() {
         .iter()
         .filter_map(|u| u["dataset"].as_str())
         .collect();
-    assert!(sets.contains(&"letters"), "{sets:?}");
+    assert!(sets.contains(&"own_text"), "{sets:?}");
     assert!(!Path::new(&out).exists());
     root.run("nowhere", &["--data", "no-such-folder"])
         .ended(2)

@@ -2,9 +2,8 @@
 
 use crate::process::{Root, assert_same, finals, undisturbed, wait};
 
-/// Kills fall when these checkpoints have appeared: in the ancestor, in Phase 2 or late in Phase 1, and near
-/// the end.
-const MOMENTS: [u32; 3] = [3, 20, 42];
+/// Kills fall when so many checkpoints of these phases have appeared.
+const MOMENTS: [(&str, u32); 3] = [("cognate", 8), ("quietstar", 6), ("bitnet", 9)];
 
 /// A checkpoint after every unit of work.
 const OFTEN: [&str; 4] = [
@@ -21,9 +20,9 @@ fn killed_three_times(threads: usize) {
     let mut more = OFTEN.to_vec();
     more.extend(["--threads", &n]);
     let mut child = root.start("cut", &more);
-    let mut reached = 0;
-    for moment in MOMENTS {
-        root.wait_for_checkpoint("cut", moment.max(reached + 2), &mut child);
+    for (phase, count) in MOMENTS {
+        let first = root.wait_for_phase("cut", phase, &mut child);
+        root.wait_for_checkpoint("cut", first + count, &mut child);
         child.kill().unwrap();
         let died = wait(child);
         assert_eq!(
@@ -31,7 +30,6 @@ fn killed_three_times(threads: usize) {
             "it ended before it was killed: {}",
             died.err
         );
-        reached = root.newest_checkpoint("cut");
         let status = root.forge(&["status", "cut"]).ended(0);
         assert!(status.out.contains("killed"), "{}", status.out);
         child = root.resume_in_background("cut");

@@ -143,6 +143,18 @@ impl Root {
         finals(&self.run_dir(name))
     }
 
+    /// Waits for the first checkpoint of a phase and gives its number.
+    pub(crate) fn wait_for_phase(&self, name: &str, phase: &str, child: &mut Child) -> u32 {
+        loop {
+            let newest = self.newest_checkpoint(name);
+            let found = checkpoints(&self.run_dir(name)).pop();
+            if found.is_some_and(|p| p.display().to_string().ends_with(phase)) {
+                return newest.max(1);
+            }
+            self.wait_for_checkpoint(name, newest + 1, child);
+        }
+    }
+
     /// Waits until a checkpoint of at least this number is there; panics when the run ends before.
     pub(crate) fn wait_for_checkpoint(&self, name: &str, number: u32, child: &mut Child) {
         let begun = Instant::now();

@@ -28,7 +28,7 @@ fn a_value_of_the_wrong_kind_names_what_is_expected() {
     Root::new()
         .forge(&["run", "tiny", "--set", "cognate.ancestor_steps=many"])
         .ended(2)
-        .says(&["ancestor_steps"]);
+        .says(&["`cognate.ancestor_steps`", "expected u64"]);
     Root::new()
         .forge(&["run", "tiny", "--set", "model.width=65"])
         .ended(2)
@@ -54,8 +54,10 @@ fn an_unknown_recipe_names_the_nearest_and_all() {
 #[test]
 fn a_wrong_flag_is_wrong_usage() {
     let root = Root::new();
-    root.forge(&["run", "--rnu", "x"]).ended(2).says(&["--run"]);
-    root.forge(&["rnu"]).ended(2).says(&["run"]);
+    root.forge(&["run", "--thread", "x"])
+        .ended(2)
+        .says(&["--threads"]);
+    root.forge(&["statsu"]).ended(2).says(&["status"]);
     root.forge(&["runs", "--threads", "0"])
         .ended(2)
         .says(&["at least 1"]);
