@@ -41,17 +41,16 @@ enum DataCommand {
 
 /// data.root as given with --set, for commands that take no recipe.
 pub(crate) fn root(common: &Common) -> Result<Option<PathBuf>> {
+    let mut root = None;
     for change in &common.set {
-        match change.split_once('=') {
-            Some(("data.root", dir)) => return Ok(Some(PathBuf::from(dir))),
-            _ => {
-                return usage(format!(
-                    "--set {change}: this command takes data.root only, as in --set data.root=DIR"
-                ));
-            }
-        }
+        let Some(("data.root", dir)) = change.split_once('=') else {
+            return usage(format!(
+                "--set {change}: this command takes data.root only, as in --set data.root=DIR"
+            ));
+        };
+        root = Some(PathBuf::from(dir));
     }
-    Ok(None)
+    Ok(root)
 }
 
 pub(crate) fn data(args: &DataArgs, common: &Common) -> Result<u8> {

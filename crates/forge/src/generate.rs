@@ -1,16 +1,22 @@
-//! `forge generate` and `forge chat`: text from a model, shown as it comes.
+//! `forge generate` and `forge chat`: text from a model, shown as it comes; with silent thoughts it comes at once.
 
 use crate::args::Common;
 use crate::fault::usage;
-use crate::models::{self, Loaded};
+use crate::models::{self, Kind, Loaded, Text};
 use crate::output;
 use anyhow::{Context as _, Result};
 use clap::Args;
-use model::{Sampler, Stream};
+use data::builtin::SPECIAL_TOKENS;
+use model::{Cognate, Sampler, Stream};
 use serde_json::json;
 use std::io::{BufRead, IsTerminal};
 use std::path::PathBuf;
 use std::time::Instant;
+use train::phases::quietstar::chains as thinking;
+use train::phases::quietstar::silent::{Silent, generate_with_thoughts};
+
+/// Tokens written between two rounds of silent thinking.
+const AHEAD: usize = 4;
 
 /// How the next token is chosen.
 #[derive(Args)]
@@ -65,6 +71,12 @@ pub(crate) struct GenerateArgs {
     /// What the text begins with; read from standard input without it
     #[arg(long, short, value_name = "TEXT")]
     prompt: Option<String>,
+    /// Think silently in N parallel thoughts beside the text (models of Phases 3 and 4)
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    thoughts: usize,
+    /// Most tokens of a silent thought
+    #[arg(long, value_name = "N", default_value_t = 12)]
+    thought_length: usize,
     #[command(flatten)]
     sampling: Sampling,
 }
@@ -94,23 +106,28 @@ pub(crate) fn generate(args: &GenerateArgs, common: &Common) -> Result<u8> {
     if tokens.is_empty() {
         return usage("the prompt is empty; give one with --prompt TEXT");
     }
-    let mut stream = model.language().stream(1);
+    let silent = silent(args, &model)?;
     let begun = Instant::now();
     if !common.json {
         output::text(&prompt);
     }
-    let made = talk(
-        &model,
-        &mut *stream,
-        &tokens,
-        sampler,
-        args.sampling.most,
-        &mut |piece| {
-            if !common.json {
-                output::text(piece);
-            }
-        },
-    );
+    let mut show = |piece: &str| {
+        if !common.json {
+            output::text(piece);
+        }
+    };
+    let most = args.sampling.most;
+    let made = match silent {
+        Some((m, how)) => {
+            let made = generate_with_thoughts(m, &tokens, &[], most, &model.stop(), how);
+            show(&model.decode(&made));
+            made
+        }
+        None => {
+            let mut stream = model.language().stream(1);
+            talk(&model, &mut *stream, &tokens, sampler, most, &mut show)
+        }
+    };
     if common.json {
         output::json(&json!({
             "prompt": prompt,
@@ -123,6 +140,37 @@ pub(crate) fn generate(args: &GenerateArgs, common: &Common) -> Result<u8> {
         output::text("\n");
     }
     Ok(0)
+}
+
+/// How to think beside the text, when `--thoughts` asks for it and the model can.
+fn silent<'a>(args: &GenerateArgs, model: &'a Loaded) -> Result<Option<(&'a Cognate, Silent)>> {
+    if args.thoughts == 0 {
+        return Ok(None);
+    }
+    let (Kind::Cognate(m), Text::Tokenizer(tokenizer)) = (&model.kind, &model.text) else {
+        return usage("--thoughts: this model is from elsewhere and has no silent thoughts");
+    };
+    let close = tokenizer.id_of(SPECIAL_TOKENS[1]);
+    let (Some(close), true) = (close, m.config.mixing > 0) else {
+        return usage(format!(
+            "--thoughts: {} has no mixing head; silent thoughts come with Phase 3 (forge quietstar)",
+            model.path.display()
+        ));
+    };
+    let thoughts = thinking::Sampling {
+        thoughts: args.thoughts,
+        length: args.thought_length.max(1),
+        temperature: 1.0,
+        passes: m.config.passes,
+        close,
+    };
+    let how = Silent {
+        thoughts,
+        ahead: AHEAD,
+        temperature: args.sampling.temperature,
+        seed: args.sampling.seed,
+    };
+    Ok(Some((m, how)))
 }
 
 pub(crate) fn chat(args: &ChatArgs, common: &Common) -> Result<u8> {

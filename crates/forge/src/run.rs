@@ -229,7 +229,11 @@ pub(crate) fn go(
         }
         Err(fault) => {
             // A full disk may refuse this too; the first fault is the one to report.
-            let _ = run.set_state(RunState::Failed);
+            let state = match fault.downcast_ref() {
+                Some(train::Error::Stopped { .. }) => RunState::Stopped,
+                _ => RunState::Failed,
+            };
+            let _ = run.set_state(state);
             Err(fault.context(format!(
                 "run `{name}` failed; what was written is intact, and `forge resume {name}` goes on from the last checkpoint"
             )))

@@ -102,6 +102,29 @@ fn generate_is_the_same_for_the_same_seed() {
 }
 
 #[test]
+fn silent_thoughts_are_for_models_that_have_them() {
+    let root = undisturbed(1);
+    let args = [
+        "--prompt",
+        "The",
+        "--most",
+        "6",
+        "--thoughts",
+        "2",
+        "--thought-length",
+        "3",
+        "--json",
+    ];
+    let made = |model| forge(&root, &[&["generate", model][..], &args].concat());
+    let thought = made("whole/quietstar").ended(0).json();
+    assert!(thought["tokens"].as_u64().unwrap() <= 6);
+    assert_eq!(thought["text"], made("whole/quietstar").json()["text"]);
+    made("whole/cognate/speed")
+        .ended(2)
+        .says(&["no mixing head"]);
+}
+
+#[test]
 fn the_packed_model_decodes_and_reads_fewer_bytes() {
     let root = undisturbed(1);
     let speed = |model: &str| {
