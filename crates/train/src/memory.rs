@@ -29,12 +29,9 @@ pub fn limit_under(root: &Path) -> (u64, &'static str) {
         })
         .map_or((u64::MAX, "unknown"), |kb| (kb * 1024, "machine"));
     let mut best = total;
-    let mut consider = |text: String| {
-        if let Ok(bytes) = text.trim().parse::<u64>() {
-            if bytes < best.0 {
-                best = (bytes, "control group");
-            }
-        }
+    let mut consider = |text: String| match text.trim().parse::<u64>() {
+        Ok(bytes) if bytes < best.0 => best = (bytes, "control group"),
+        _ => {}
     };
     // Version 2: a limit anywhere on the way up counts. Version 1: the memory controller's own tree.
     for line in read("proc/self/cgroup").lines() {

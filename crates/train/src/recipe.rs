@@ -153,7 +153,7 @@ impl Recipe {
             })
         };
         if self.model.slots_small > self.model.slots_large
-            || self.model.slots_small % self.model.heads != 0
+            || !self.model.slots_small.is_multiple_of(self.model.heads)
             || self.model.slots_small == 0
         {
             return fail(
