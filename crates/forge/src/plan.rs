@@ -181,6 +181,12 @@ fn phases(recipe: &Recipe, config: &Config, speed: &Speed) -> Vec<Phase> {
     };
     let step_memory = sum(&[]);
     let held = sum(&["parameters", "optimizer"]);
+    let changing = sum(&["activations", "logits"]);
+    let step = Step {
+        fixed: step_memory - changing,
+        changing,
+        rows,
+    };
     let branch_steps: u64 = c.branch_steps().iter().sum();
     let steps = c.ancestor_steps + branch_steps;
     let tokens = steps * c.tokens_per_step as u64;
@@ -273,13 +279,13 @@ fn phases(recipe: &Recipe, config: &Config, speed: &Speed) -> Vec<Phase> {
             ("time".into(), format!("{evolved} tokens / {:.0} tokens/s forward", speed.forward)),
         ],
     });
-    list.push(quietstar(recipe, params, (step_memory, rows), speed));
-    list.push(bitnet(recipe, config, (step_memory, rows), speed));
+    list.push(quietstar(recipe, params, &step, speed));
+    list.push(bitnet(recipe, config, &step, speed));
     list
 }
 
-/// Phase 3. `step` is the memory of a Phase 1 step and its rows, which a step of another size scales.
-fn quietstar(recipe: &Recipe, params: u64, step: (u64, usize), speed: &Speed) -> Phase {
+/// Phase 3.
+fn quietstar(recipe: &Recipe, params: u64, step: &Step, speed: &Speed) -> Phase {
     let (b, r) = (&recipe.quietstar.baking, &recipe.quietstar.rl);
     let strategies = data::builtin::Strategy::ALL.len();
     let easy =
@@ -368,7 +374,7 @@ fn quietstar(recipe: &Recipe, params: u64, step: (u64, usize), speed: &Speed) ->
 }
 
 /// Phase 4.
-fn bitnet(recipe: &Recipe, config: &Config, step: (u64, usize), speed: &Speed) -> Phase {
+fn bitnet(recipe: &Recipe, config: &Config, step: &Step, speed: &Speed) -> Phase {
     let b = &recipe.bitnet;
     let specs = model::params::specification(config);
     let size = |matrix: bool| -> u64 {
@@ -447,7 +453,14 @@ fn bitnet(recipe: &Recipe, config: &Config, step: (u64, usize), speed: &Speed) -
 /// How much slower a generated token is than one of many in a forward pass.
 const DECODE: f64 = 8.0;
 
-/// The memory of a step, its activations scaled to another number of rows.
-fn scaled((bytes, rows): (u64, usize), to: usize) -> u64 {
-    (bytes as f64 * (to as f64 / rows.max(1) as f64).max(0.25)) as u64
+/// The memory of a Phase 1 step: what every step takes, and what grows with its rows.
+struct Step {
+    fixed: u64,
+    changing: u64,
+    rows: usize,
+}
+
+/// The memory of a step of another number of rows.
+fn scaled(step: &Step, rows: usize) -> u64 {
+    step.fixed + (step.changing as f64 * rows as f64 / step.rows.max(1) as f64) as u64
 }

@@ -123,13 +123,13 @@ fn table(name: &str, depth: usize) -> Result<Table> {
     };
     match own.remove("base") {
         None => Ok(own),
-        Some(Value::String(base)) if depth < 2 => {
+        Some(Value::String(base)) if depth < 4 => {
             let mut merged = table(&base, depth + 1)?;
             overlay(&mut merged, own);
             Ok(merged)
         }
         Some(Value::String(base)) => usage(format!(
-            "recipe {name}: the chain of bases goes on with `{base}`; a file may build on a recipe that comes with the program, no deeper"
+            "recipe {name}: its chain of bases goes on with `{base}`; four are allowed; look for one that builds on itself"
         )),
         Some(other) => usage(format!(
             "recipe {name}: `base` is {other}, expected the name of a recipe"
