@@ -2,7 +2,6 @@
 
 use data::{Batch as Pieces, Piece};
 use model::{Batch, Bound, Cognate, Depth};
-use std::sync::Arc;
 use tensor::random::Counted;
 use tensor::{Grads, Tape};
 
@@ -129,9 +128,4 @@ fn merge_peaks(all: &mut Vec<(usize, Vec<f32>)>, new: Vec<(usize, Vec<f32>)>) {
             None => all.push((site, peaks)),
         }
     }
-}
-
-/// Weights of a mean loss, shared with the tape.
-pub fn mean_weights(n: usize) -> Arc<[f32]> {
-    vec![1.0 / n.max(1) as f32; n].into()
 }

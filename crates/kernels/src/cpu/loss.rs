@@ -3,7 +3,6 @@
 //! nll[i] = logsumexp_v(h_i . e_v) - h_i . e_target. Blocks of rows follow one another; inside a block
 //! the products are parallel. The backward pass recomputes the logits instead of keeping N x V of them.
 
-use super::elementwise::dot;
 use super::gemm::gemm;
 use crate::isa::multiversion;
 use crate::math;
@@ -120,10 +119,4 @@ pub fn cross_entropy_backward(
             }
         }
     }
-}
-
-/// The logit of one row and one token, for callers that need a single number.
-pub fn logit(h: &[f32], table: &[f32], token: u32) -> f32 {
-    let w = h.len();
-    dot(h, &table[token as usize * w..][..w])
 }
