@@ -6,7 +6,6 @@
 //! they run a fixed number of passes, each pass against the text's keys of the same pass. The gradient
 //! reaches the text's keys and values, but not the writes behind the memory that a thought reads.
 
-use crate::batch::no_rows;
 use crate::cognate::{Cognate, Context, Qkv};
 use crate::config::Part;
 use crate::params::Bound;
@@ -14,7 +13,7 @@ use crate::stream::StreamState;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use tensor::ops::memory::{ChunkState, chunk_state};
-use tensor::{AttentionLayout, Ids, Range, Rotation, Segments, Tape, Tensor, Var};
+use tensor::{AttentionLayout, Range, Rotation, Segments, Tape, Tensor, Var};
 
 /// Where a chain hangs.
 #[derive(Clone, Copy, Debug)]
@@ -307,11 +306,6 @@ impl Cognate {
         );
         t.reshape(t.sigmoid(w), &[n])
     }
-}
-
-/// No rows at all, as ids.
-pub fn none() -> Ids {
-    no_rows()
 }
 
 /// Chains that grow a token at a time, for sampling: the same hidden states as [`Cognate::think`] over whole

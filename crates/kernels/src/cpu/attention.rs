@@ -10,6 +10,7 @@
 
 use super::elementwise::dot;
 use super::gemm::gemm_seq;
+use super::shared::Shared;
 use crate::isa::multiversion;
 use crate::math;
 use rayon::prelude::*;
@@ -82,26 +83,6 @@ fn with_scratch<R>(len: usize, f: impl FnOnce(&mut [f32]) -> R) -> R {
     let result = f(&mut buffer);
     SCRATCH.with(|s| *s.borrow_mut() = buffer);
     result
-}
-
-/// A pointer that tasks share; they touch disjoint elements.
-#[derive(Clone, Copy)]
-struct Shared(*mut f32);
-// SAFETY: tasks write disjoint (row, head) blocks only.
-unsafe impl Send for Shared {}
-// SAFETY: as above.
-unsafe impl Sync for Shared {}
-
-impl Shared {
-    fn new(x: &mut [f32]) -> Self {
-        Self(x.as_mut_ptr())
-    }
-    /// # Safety
-    /// The range must lie in the buffer and belong to the calling task alone while the slice lives.
-    unsafe fn slice<'a>(self, at: usize, len: usize) -> &'a mut [f32] {
-        // SAFETY: promised by the caller.
-        unsafe { std::slice::from_raw_parts_mut(self.0.add(at), len) }
-    }
 }
 
 multiversion! {

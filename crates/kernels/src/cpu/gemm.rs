@@ -3,6 +3,7 @@
 //! The crate's own threading would choose shards by the number of threads, so [`gemm`] cuts C into shards
 //! by its shape alone and runs each sequentially ([`gemm_seq`]): the same bits at any thread count.
 
+use super::shared::Shared;
 use rayon::prelude::*;
 
 /// Products below this many multiplications run on the calling thread: waking a pool costs more.
@@ -107,20 +108,6 @@ unsafe fn raw(
     }
 }
 
-/// A pointer that shards of one product share; they write disjoint parts of C.
-#[derive(Clone, Copy)]
-struct Shared(*mut f32);
-// SAFETY: every shard writes its own rows or columns of C only.
-unsafe impl Send for Shared {}
-// SAFETY: as above.
-unsafe impl Sync for Shared {}
-
-impl Shared {
-    fn get(self) -> *mut f32 {
-        self.0
-    }
-}
-
 /// As [`gemm_seq`], in parallel over shards of the longer side of C.
 #[allow(clippy::too_many_arguments)]
 pub fn gemm(
@@ -145,7 +132,7 @@ pub fn gemm(
         return gemm_seq(m, n, k, alpha, a, rsa, csa, b, rsb, csb, beta, c, rsc);
     }
     let shard = |len: usize| len.div_ceil(16).next_multiple_of(32).clamp(64, 512);
-    let c = Shared(c.as_mut_ptr());
+    let c = Shared::new(c);
     if m >= n {
         let step = shard(m);
         (0..m.div_ceil(step)).into_par_iter().for_each(|s| {

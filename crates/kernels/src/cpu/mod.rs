@@ -9,4 +9,5 @@ pub mod memory;
 pub mod memory_read;
 pub mod norm;
 pub mod optim;
+mod shared;
 pub mod ternary;

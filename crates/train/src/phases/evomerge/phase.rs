@@ -1,7 +1,7 @@
 //! The phase around the search: parents from Phase 1, measuring children, the random-search baseline,
 //! the champion, and its comparison on the held-out split.
 
-use super::{Accuracy, combination_name, mean_distance};
+use super::{Accuracy, combination_name, mean_distance, terms};
 use super::{
     Child, Contender, Error as SearchError, Evaluate, EvaluateError, Genome, Measures, Parents,
     Sample, Search, Settings, Space, Split, Weights, decode, fitness,
@@ -286,7 +286,7 @@ fn calibration(source: &Source) -> Batch {
 
 impl EvomergePhase {
     /// Loads the parents from the final models of Phase 1 (ancestor, then the three branches).
-    fn load(cx: &Context, files: &[&Path; 4]) -> Result<(Parents, Cognate), Error> {
+    fn load(files: &[&Path; 4]) -> Result<(Parents, Cognate), Error> {
         let mut models = files
             .iter()
             .map(|p| Ok(load_final(p)?.0))
@@ -306,7 +306,6 @@ impl EvomergePhase {
             blocks: models[0].config.blocks.len(),
             thresholds,
         };
-        let _ = cx;
         Ok((parents, models.swap_remove(0)))
     }
 
@@ -323,7 +322,7 @@ impl EvomergePhase {
     /// Begins the phase from the final models of Phase 1.
     pub fn start(cx: &Context, files: &[&Path; 4]) -> Result<Self, Error> {
         let r = &cx.recipe.evomerge;
-        let (parents, template) = Self::load(cx, files)?;
+        let (parents, template) = Self::load(files)?;
         let settings = Settings {
             seed: cx.recipe.seed,
             rounds: r.rounds.clone(),
@@ -356,7 +355,7 @@ impl EvomergePhase {
                 ),
             ));
         }
-        let (parents, template) = Self::load(cx, files)?;
+        let (parents, template) = Self::load(files)?;
         let get = |key: &str| bag.json[key].clone();
         let bad = |e: serde_json::Error| Error::bag("evomerge", e);
         Ok(Self {
@@ -393,19 +392,8 @@ impl EvomergePhase {
 
     /// Items that evolution scored, the choice aside.
     fn search_items(&self) -> u64 {
-        self.search
-            .history
-            .iter()
-            .map(|g| g.work.scored_items)
-            .max()
-            .unwrap_or(0)
-            .max(
-                self.search
-                    .history
-                    .iter()
-                    .map(|g| g.work.scored_items)
-                    .sum(),
-            )
+        let generations = self.search.history.iter();
+        generations.map(|g| g.work.scored_items).sum()
     }
 
     fn workers() -> usize {
@@ -676,6 +664,11 @@ impl Phase for EvomergePhase {
         let best = of("best_parent").unwrap_or(f64::NAN);
         let held_out = of("champion").unwrap_or(f64::NAN);
         let (difference, error) = r.nats_difference.unwrap_or((f64::NAN, f64::NAN));
+        // To first order the perplexity term moves by its weight times the nats; the others are not sampled.
+        let fitness_error = r
+            .comparison
+            .first()
+            .map(|c| error * terms(&c.measures, &c.measures, self.parents.size_mb())[0].weight);
         let diversities: Vec<f64> = self.search.history.iter().map(|g| g.diversity).collect();
         let counts = self.search.work();
         let combos: serde_json::Map<String, Value> = self
@@ -697,7 +690,7 @@ impl Phase for EvomergePhase {
             "improvement": { "over_mean_parent": held_out - 1.0, "over_best_parent": held_out / best - 1.0 },
             "held_out": {
                 "champion": held_out, "best_parent": best, "task_arithmetic": of("task_arithmetic"), "uniform": of("uniform"),
-                "random_search": of("random_search"), "pooled_compute": r.pooled, "stderr": error * 0.5,
+                "random_search": of("random_search"), "pooled_compute": r.pooled, "stderr": fitness_error,
                 "nats_champion_minus_best_parent": difference, "nats_stderr": error,
             },
             "best_parent": super::super::cognate_branch(r.best_parent),
