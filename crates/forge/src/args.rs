@@ -9,6 +9,9 @@ use anyhow::Result;
 use clap::{Args as ClapArgs, Parser, Subcommand};
 use std::path::PathBuf;
 
+/// Stack of a thread of the pool, in bytes: what a main thread has.
+const STACK: usize = 8 << 20;
+
 const EXAMPLES: &str = "\
 Examples:
   forge run                                  all four phases on built-in data, in minutes
@@ -118,15 +121,20 @@ pub(crate) enum Command {
 }
 
 impl Command {
+    /// Runs the command on a thread of the pool that the kernels compute on: a caller from outside would
+    /// sleep and be woken once for every operation.
     pub(crate) fn run(self, common: &Common) -> Result<u8> {
-        if let Some(n) = common.threads {
-            if n == 0 {
-                return usage("--threads 0: at least 1; leave it out to use all cores");
-            }
-            rayon::ThreadPoolBuilder::new()
-                .num_threads(n)
-                .build_global()?;
+        if common.threads == Some(0) {
+            return usage("--threads 0: at least 1; leave it out to use all cores");
         }
+        rayon::ThreadPoolBuilder::new()
+            .num_threads(common.threads.unwrap_or(0)) // 0: one for each core
+            .stack_size(STACK)
+            .build_global()?;
+        rayon::scope(|_| self.dispatch(common))
+    }
+
+    fn dispatch(self, common: &Common) -> Result<u8> {
         match self {
             Self::Run(a) => run::run(&a, common),
             Self::Resume(a) => run::resume(&a, common),

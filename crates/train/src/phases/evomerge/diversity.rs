@@ -3,18 +3,19 @@
 //! Raw weights of siblings have cosines near 1, so everything is measured on differences from the
 //! ancestor. A layer's difference counts times its scale (an excluded layer as zero), so that
 //! children of another depth are apart. Tensors are decoded one at a time for all members, so memory
-//! holds members x the largest tensor per worker, never a population of models.
+//! holds members x the largest tensor per thread, never a population of models.
 
-use super::race::in_order;
 use super::{Genome, Parents, decode_tensor};
+use rayon::prelude::*;
 
 /// The matrix of cosine distances (1 - cosine); 0 between members that equal the ancestor, 1 between
 /// such a member and another.
-pub fn distances(genomes: &[&Genome], parents: &Parents, workers: usize) -> Vec<Vec<f64>> {
+pub fn distances(genomes: &[&Genome], parents: &Parents) -> Vec<Vec<f64>> {
     let names: Vec<&String> = parents.ancestor.keys().collect();
-    let products = in_order(workers, names.len(), |i| {
-        inner_products(genomes, parents, names[i])
-    });
+    let products: Vec<Vec<Vec<f64>>> = names
+        .par_iter()
+        .map(|name| inner_products(genomes, parents, name))
+        .collect();
     let n = genomes.len();
     let mut gram = vec![vec![0.0; n]; n];
     // Tensors are added in the order of their names, whoever computed them.

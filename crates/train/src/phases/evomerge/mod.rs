@@ -7,10 +7,9 @@
 //! knows no model, tokenizer or file and is tested on a synthetic bowl; `phase` ties it to a run.
 //!
 //! A population is genomes, never weights: members are decoded when they are measured and dropped
-//! afterwards, so memory holds at most `workers` children. Everything random is counted on (run
+//! afterwards, so memory holds about as many children as there are threads. Everything random is counted on (run
 //! seed, purpose, generation, slot) and parallel results are taken in slot order, so a search that is
-//! saved, killed and loaded after any generation ends in the same bits, with any number of workers.
-//!
+//! saved, killed and loaded after any generation ends in the same bits, with any number of threads.
 
 mod combine;
 mod diversity;

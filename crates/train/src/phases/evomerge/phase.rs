@@ -396,18 +396,10 @@ impl EvomergePhase {
         generations.map(|g| g.work.scored_items).sum()
     }
 
-    fn workers() -> usize {
-        std::thread::available_parallelism()
-            .map_or(1, usize::from)
-            .min(8)
-    }
-
     fn generation(&mut self, cx: &Context) -> Result<(), Error> {
         let mut search = self.search.clone();
         let (parents, judge) = (&self.parents, self.judge(cx.source));
-        let g = search
-            .next_generation(parents, &judge, Self::workers())?
-            .clone();
+        let g = search.next_generation(parents, &judge)?.clone();
         let key = cx.key(folder("evomerge"), "", g.generation);
         for (name, value) in [
             ("generation", g.generation as f64),
@@ -441,7 +433,7 @@ impl EvomergePhase {
             None => self.search.random_baseline(&self.parents)?,
         };
         let judge = self.judge(cx.source);
-        random.next_generation(&self.parents, &judge, Self::workers())?;
+        random.next_generation(&self.parents, &judge)?;
         self.line = format!(
             "random search, {} of {} items scored",
             random.work().scored_items,
@@ -455,7 +447,7 @@ impl EvomergePhase {
         let (n, items) = (self.recipe.finalists, self.recipe.comparison_items);
         let mut search = self.search.clone();
         let judge = self.judge(cx.source);
-        let champion = search.choose(&self.parents, &judge, Self::workers(), (n, items))?;
+        let champion = search.choose(&self.parents, &judge, (n, items))?;
         // The best parent is chosen on the selection split too.
         let contenders: Vec<(String, Genome)> = (0..3)
             .map(|i| (format!("parent{i}"), Genome::parent(i, &self.parents)))
@@ -463,7 +455,6 @@ impl EvomergePhase {
         let rows = search.compare(
             &self.parents,
             &judge,
-            Self::workers(),
             &contenders,
             Sample {
                 split: Split::Selection,
@@ -514,7 +505,7 @@ impl EvomergePhase {
         }
         let mut search = self.search.clone();
         let judge = self.judge(cx.source);
-        let rows = search.compare(&self.parents, &judge, Self::workers(), &contenders, sample)?;
+        let rows = search.compare(&self.parents, &judge, &contenders, sample)?;
         let measured = |g: &Genome| {
             judge.measure(
                 &materialise(

@@ -7,15 +7,14 @@
 //!
 //! The cache is keyed by weight hash, evaluation-set hash and sample size. During one batch it is
 //! read as it stood before, and results enter in slot order, so counts and results do not depend on
-//! the number of workers.
+//! the number of threads. Candidates are tasks of the pool that the kernels compute on.
 
 use super::{
     Child, Error, Genome, Individual, Measures, Parents, Space, decode, degenerate, fitness,
 };
+use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// The three disjoint sets of evaluation items.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -87,7 +86,6 @@ pub struct Cache {
 pub(super) struct Bench<'a> {
     pub(super) parents: &'a Parents,
     pub(super) evaluator: &'a dyn Evaluate,
-    pub(super) workers: usize,
 }
 
 /// A genome to be measured and, where it was measured before, the hash of its weights.
@@ -134,9 +132,12 @@ impl Bench<'_> {
     ) -> Result<Vec<Outcome>, Error> {
         let set = self.evaluator.set_hash(sample.split);
         let before = &*cache;
-        let outcomes = in_order(self.workers, jobs.len(), |i| {
-            self.one(before, &jobs[i], sample, &set)
-        });
+        let outcomes: Vec<Result<Outcome, Error>> = jobs
+            .par_iter()
+            .with_max_len(1)
+            .map(|job| self.one(before, job, sample, &set))
+            .collect();
+        // The first fault in slot order, whichever thread was first.
         let outcomes: Vec<Outcome> = outcomes.into_iter().collect::<Result<_, Error>>()?;
         for outcome in &outcomes {
             if outcome.hit {
@@ -332,36 +333,4 @@ impl Bench<'_> {
         }
         Ok(())
     }
-}
-
-/// f(0), f(1), ... f(n - 1) by `workers` threads, in that order whatever the threads do.
-pub(super) fn in_order<T: Send>(workers: usize, n: usize, f: impl Fn(usize) -> T + Sync) -> Vec<T> {
-    if workers <= 1 || n <= 1 {
-        return (0..n).map(f).collect();
-    }
-    let slots: Vec<Mutex<Option<T>>> = (0..n).map(|_| Mutex::new(None)).collect();
-    let next = AtomicUsize::new(0);
-    std::thread::scope(|scope| {
-        for _ in 0..workers.min(n) {
-            scope.spawn(|| {
-                loop {
-                    let i = next.fetch_add(1, Ordering::Relaxed);
-                    if i >= n {
-                        break;
-                    }
-                    let value = f(i);
-                    *slots[i]
-                        .lock()
-                        .expect("a slot is locked by its own worker only") = Some(value);
-                }
-            });
-        }
-    });
-    let take = |slot: Mutex<Option<T>>| {
-        slot.into_inner()
-            .ok()
-            .flatten()
-            .expect("every index below n was claimed by a worker")
-    };
-    slots.into_iter().map(take).collect()
 }

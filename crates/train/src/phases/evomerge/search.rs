@@ -93,21 +93,16 @@ impl Search {
         self.population.first()
     }
 
-    /// Runs the next generation. Deterministic from the state, at any number of workers; on an
+    /// Runs the next generation. Deterministic from the state, at any number of threads; on an
     /// error the state is as it was.
     pub fn next_generation(
         &mut self,
         parents: &Parents,
         evaluator: &dyn Evaluate,
-        workers: usize,
     ) -> Result<&Generation, Error> {
         self.same_parents(parents)?;
         let mut next = self.clone();
-        next.advance(Bench {
-            parents,
-            evaluator,
-            workers,
-        })?;
+        next.advance(Bench { parents, evaluator })?;
         *self = next;
         Ok(self.history.last().expect("advance adds a row"))
     }
@@ -156,7 +151,7 @@ impl Search {
         pool.truncate(POPULATION);
         self.population = pool;
         let genomes: Vec<&Genome> = self.population.iter().map(|m| &m.genome).collect();
-        self.distances = distances(&genomes, bench.parents, bench.workers);
+        self.distances = distances(&genomes, bench.parents);
         self.record(before, mutation_rate, injected);
         self.generation += 1;
         Ok(())
@@ -336,7 +331,6 @@ impl Search {
         &mut self,
         parents: &Parents,
         evaluator: &dyn Evaluate,
-        workers: usize,
         (n, items): (usize, usize),
     ) -> Result<Champion, Error> {
         assert!(
@@ -350,7 +344,7 @@ impl Search {
             split: Split::Selection,
             items,
         };
-        let mut rows = self.compare(parents, evaluator, workers, &contenders, sample)?;
+        let mut rows = self.compare(parents, evaluator, &contenders, sample)?;
         // Stable: of equals the one with the better fitness.
         rows.sort_by(|a, b| b.fitness.total_cmp(&a.fitness));
         let individual = finalists
@@ -369,16 +363,11 @@ impl Search {
         &mut self,
         parents: &Parents,
         evaluator: &dyn Evaluate,
-        workers: usize,
         contenders: &[(String, Genome)],
         sample: Sample,
     ) -> Result<Vec<Contender>, Error> {
         self.same_parents(parents)?;
-        let bench = Bench {
-            parents,
-            evaluator,
-            workers,
-        };
+        let bench = Bench { parents, evaluator };
         let mean = bench.parents_mean(&mut self.cache, sample)?;
         let jobs: Vec<Job> = contenders
             .iter()

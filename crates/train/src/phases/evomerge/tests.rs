@@ -145,7 +145,7 @@ fn settings() -> Settings {
 fn run(settings: Settings, parents: &Parents, evaluator: &Bowl, generations: usize) -> Search {
     let mut search = Search::new(settings, parents).unwrap();
     for _ in 0..generations {
-        search.next_generation(parents, evaluator, 1).unwrap();
+        search.next_generation(parents, evaluator).unwrap();
     }
     search
 }
@@ -272,9 +272,9 @@ fn the_search_improves_on_generation_0_the_best_parent_the_sweep_and_random_sear
 
     let mut random = search.random_baseline(&parents).unwrap();
     while random.work().scored_items < search.work().scored_items {
-        random.next_generation(&parents, &evaluator, 1).unwrap();
+        random.next_generation(&parents, &evaluator).unwrap();
     }
-    let champion = search.choose(&parents, &evaluator, 1, (4, 400)).unwrap();
+    let champion = search.choose(&parents, &evaluator, (4, 400)).unwrap();
     assert!(
         champion
             .finalists
@@ -288,7 +288,7 @@ fn the_search_improves_on_generation_0_the_best_parent_the_sweep_and_random_sear
         items: 1000,
     };
     let rows = search
-        .compare(&parents, &evaluator, 1, &contenders, sample)
+        .compare(&parents, &evaluator, &contenders, sample)
         .unwrap();
     println!(
         "{:?}",
@@ -328,15 +328,18 @@ fn who_got_further_in_the_race_ranks_higher_then_the_fitter_then_the_older() {
 }
 
 #[test]
-fn saved_and_loaded_after_every_generation_or_run_by_three_workers_it_ends_in_the_same_bits() {
+fn saved_and_loaded_after_every_generation_or_run_by_three_threads_it_ends_in_the_same_bits() {
     let parents = parents();
     let evaluator = bowl(&parents);
     let straight = run(settings(), &parents, &evaluator, 12);
     let mut text = serde_json::to_string(&Search::new(settings(), &parents).unwrap()).unwrap();
     for generation in 0..12 {
         let mut search: Search = serde_json::from_str(&text).unwrap();
-        search
-            .next_generation(&parents, &evaluator, 1 + generation % 3)
+        rayon::ThreadPoolBuilder::new()
+            .num_threads(1 + generation % 3)
+            .build()
+            .unwrap()
+            .install(|| search.next_generation(&parents, &evaluator).map(|_| ()))
             .unwrap();
         text = serde_json::to_string(&search).unwrap();
     }
@@ -415,7 +418,7 @@ fn a_combination_that_never_lived_is_tried_again() {
         assert_eq!(birth.genome, Genome::linear([1.0; 3], space));
         assert_eq!(birth.rejected[0].reason, "the probe gave NaN");
     }
-    search.next_generation(&parents, &evaluator, 1).unwrap();
+    search.next_generation(&parents, &evaluator).unwrap();
     let retried = search
         .births
         .iter()
@@ -423,7 +426,7 @@ fn a_combination_that_never_lived_is_tried_again() {
         .unwrap();
     assert_eq!((retried.generation, retried.genome.bits), (1, 1));
     for _ in 0..7 {
-        search.next_generation(&parents, &evaluator, 1).unwrap();
+        search.next_generation(&parents, &evaluator).unwrap();
     }
     assert!(
         search.combinations.iter().all(|&n| n > 0),
@@ -475,14 +478,10 @@ fn dead_children_are_replaced_by_the_linear_merge_and_never_measured_in_full() {
     }
     evaluator.dead = |child| !self::parents().models.iter().any(|m| **m == child.weights);
     let mut hopeless = Search::new(settings(), &parents).unwrap();
-    let error = hopeless
-        .next_generation(&parents, &evaluator, 2)
-        .unwrap_err();
+    let error = hopeless.next_generation(&parents, &evaluator).unwrap_err();
     assert!(matches!(error, Error::NothingValid { .. }), "{error}");
     evaluator.dead = |_| true;
-    let error = hopeless
-        .next_generation(&parents, &evaluator, 2)
-        .unwrap_err();
+    let error = hopeless.next_generation(&parents, &evaluator).unwrap_err();
     assert!(
         matches!(error, Error::DeadParent { index: 0, .. }),
         "{error}"
@@ -496,7 +495,7 @@ fn a_failed_evaluation_leaves_the_state_as_it_was() {
     let mut search = run(settings(), &parents, &evaluator, 2);
     let before = search.clone();
     evaluator.fails = true;
-    let error = search.next_generation(&parents, &evaluator, 2).unwrap_err();
+    let error = search.next_generation(&parents, &evaluator).unwrap_err();
     assert!(matches!(error, Error::Evaluation(_)));
     assert_eq!(search, before);
 }
@@ -520,7 +519,6 @@ fn elites_are_never_measured_again_and_cache_hits_are_counted() {
         .compare(
             &parents,
             &evaluator,
-            1,
             &[("best".to_owned(), best.genome.clone())],
             sample,
         )
@@ -542,7 +540,6 @@ fn elites_are_never_measured_again_and_cache_hits_are_counted() {
         .compare(
             &parents,
             &evaluator,
-            1,
             &[("best".to_owned(), best.genome)],
             other,
         )
@@ -604,7 +601,7 @@ fn low_diversity_doubles_mutation_picks_a_distant_elite_and_injects_every_tenth_
         1,
     );
     let mut next = low.clone();
-    next.next_generation(&parents, &evaluator, 1).unwrap();
+    next.next_generation(&parents, &evaluator).unwrap();
     let farthest = (1..8).fold(1, |a, b| {
         if low.distances[0][b] > low.distances[0][a] {
             b
@@ -628,7 +625,8 @@ fn distances_are_cosines_of_task_vectors_and_see_layers_left_out() {
         included: vec![false, true, true, true],
         ..a.clone()
     };
-    let matrix = distances(&[&a, &b, &a, &without], &parents, 2);
+    let members = [&a, &b, &a, &without];
+    let matrix = distances(&members, &parents);
     assert!(matrix[0][2].abs() < 1e-12 && matrix[0][0] == 0.0);
     assert!(
         (matrix[0][1] - 1.0).abs() < 0.15,
@@ -640,7 +638,9 @@ fn distances_are_cosines_of_task_vectors_and_see_layers_left_out() {
         (matrix[0][1] + matrix[0][2] + matrix[0][3] + matrix[1][2] + matrix[1][3] + matrix[2][3])
             / 6.0;
     assert!((mean_distance(&matrix) - by_hand).abs() < 1e-12);
-    assert_eq!(matrix, distances(&[&a, &b, &a, &without], &parents, 1));
+    let one = rayon::ThreadPoolBuilder::new().num_threads(1).build();
+    let alone = one.unwrap().install(|| distances(&members, &parents));
+    assert_eq!(matrix, alone);
 }
 
 fn measures(nats: f64, correct: f64, flops: f64, bytes: f64) -> Measures {
@@ -765,9 +765,7 @@ fn wrong_parents_and_settings_are_refused_with_what_to_do() {
         thresholds: [0.9, 0.9, 0.9],
         ..good.clone()
     };
-    let error = search
-        .next_generation(&swapped, &bowl(&good), 1)
-        .unwrap_err();
+    let error = search.next_generation(&swapped, &bowl(&good)).unwrap_err();
     assert!(matches!(error, Error::ParentsChanged { .. }));
 
     for (bad, key) in [
