@@ -2,8 +2,8 @@
 //!
 //! Elementwise loops are compiled once per path from the same source by the `multiversion!` macro and
 //! differ in vector width only: none of them fuses a multiplication with an addition, so their results
-//! are equal bit for bit on all paths. Matrix products go through the `gemm` crate, which chooses its own
-//! kernel; their last bits may differ between paths, which is why a run records [`name`].
+//! are equal bit for bit on all paths. Matrix products do fuse them, and their tiles sum in vectors of the
+//! path's width; their last bits differ between paths, which is why a run records [`name`].
 
 use std::sync::OnceLock;
 

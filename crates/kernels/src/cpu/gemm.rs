@@ -1,13 +1,45 @@
-//! Matrix products: C = beta C + alpha A B, strided operands, through the `gemm` crate.
+//! Matrix products: C = beta C + alpha A B, strided operands, fp32.
 //!
-//! The crate's own threading would choose shards by the number of threads, so [`gemm`] cuts C into shards
-//! by its shape alone and runs each sequentially ([`gemm_seq`]): the same bits at any thread count.
+//! The scheme is Goto's (Goto & van de Geijn 2008), cut down to what training needs. B is packed once, in
+//! panels of as many columns as a tile has ([`pack`]), and shared by all tasks; A is read where it lies
+//! when its rows are contiguous, and packed tile by tile otherwise. A task owns a block of C and walks it
+//! in tiles that live in registers ([`tile`]).
+//!
+//! Every element of C is summed over k in one fixed order, in blocks of [`DEPTH`], whoever computes it: the
+//! cut into tasks never shows in the bits. Products of few rows skip the packing, which would cost more than
+//! it saves; which way a product goes follows from its shape alone.
+//!
+//! arm64 goes through the `gemm` crate, sequentially over shards that follow from the shape.
 
-use super::shared::Shared;
-use rayon::prelude::*;
+#[cfg(not(target_arch = "aarch64"))]
+mod pack;
+#[cfg(not(target_arch = "aarch64"))]
+mod tile;
+
+#[cfg(target_arch = "aarch64")]
+#[path = "gemm/neon.rs"]
+mod product;
+#[cfg(not(target_arch = "aarch64"))]
+#[path = "gemm/product.rs"]
+mod product;
 
 /// Products below this many multiplications run on the calling thread: waking a pool costs more.
 const PARALLEL_FROM: usize = 1 << 18;
+
+/// Shapes and strides of one product: A [m, k], B [k, n], C [m, n] with contiguous rows `rsc` apart.
+#[derive(Clone, Copy, Debug)]
+struct Shape {
+    m: usize,
+    n: usize,
+    k: usize,
+    rsa: usize,
+    csa: usize,
+    rsb: usize,
+    csb: usize,
+    rsc: usize,
+    alpha: f32,
+    beta: f32,
+}
 
 fn check(rows: usize, cols: usize, rs: usize, cs: usize, len: usize, name: &str) {
     if rows > 0 && cols > 0 {
@@ -38,77 +70,12 @@ pub fn gemm_seq(
     c: &mut [f32],
     rsc: usize,
 ) {
-    check(m, k, rsa, csa, a.len(), "A");
-    check(k, n, rsb, csb, b.len(), "B");
-    check(m, n, rsc, 1, c.len(), "C");
-    // SAFETY: the three checks bound every element that the product touches; C is exclusively borrowed.
-    unsafe {
-        raw(
-            m,
-            n,
-            k,
-            alpha,
-            a.as_ptr(),
-            rsa,
-            csa,
-            b.as_ptr(),
-            rsb,
-            csb,
-            beta,
-            c.as_mut_ptr(),
-            rsc,
-        )
-    }
+    start(
+        m, n, k, alpha, a, rsa, csa, b, rsb, csb, beta, c, rsc, false,
+    );
 }
 
-/// # Safety
-/// The operands must cover the addressed elements and C must not overlap A or B.
-#[allow(clippy::too_many_arguments)]
-unsafe fn raw(
-    m: usize,
-    n: usize,
-    k: usize,
-    alpha: f32,
-    a: *const f32,
-    rsa: usize,
-    csa: usize,
-    b: *const f32,
-    rsb: usize,
-    csb: usize,
-    beta: f32,
-    c: *mut f32,
-    rsc: usize,
-) {
-    if m == 0 || n == 0 {
-        return;
-    }
-    // SAFETY: passed on from the caller.
-    unsafe {
-        gemm::gemm(
-            m,
-            n,
-            k,
-            c,
-            1,
-            rsc as isize,
-            beta != 0.0,
-            a,
-            csa as isize,
-            rsa as isize,
-            b,
-            csb as isize,
-            rsb as isize,
-            beta,
-            alpha,
-            false,
-            false,
-            false,
-            gemm::Parallelism::None,
-        );
-    }
-}
-
-/// As [`gemm_seq`], in parallel over shards of the longer side of C.
+/// As [`gemm_seq`], in parallel over blocks of C where the product is large enough.
 #[allow(clippy::too_many_arguments)]
 pub fn gemm(
     m: usize,
@@ -125,61 +92,58 @@ pub fn gemm(
     c: &mut [f32],
     rsc: usize,
 ) {
+    let parallel = m * n * k >= PARALLEL_FROM;
+    start(
+        m, n, k, alpha, a, rsa, csa, b, rsb, csb, beta, c, rsc, parallel,
+    );
+}
+
+#[allow(clippy::too_many_arguments)]
+fn start(
+    m: usize,
+    n: usize,
+    k: usize,
+    alpha: f32,
+    a: &[f32],
+    rsa: usize,
+    csa: usize,
+    b: &[f32],
+    rsb: usize,
+    csb: usize,
+    beta: f32,
+    c: &mut [f32],
+    rsc: usize,
+    parallel: bool,
+) {
     check(m, k, rsa, csa, a.len(), "A");
     check(k, n, rsb, csb, b.len(), "B");
     check(m, n, rsc, 1, c.len(), "C");
-    if m * n * k < PARALLEL_FROM {
-        return gemm_seq(m, n, k, alpha, a, rsa, csa, b, rsb, csb, beta, c, rsc);
+    let shape = Shape {
+        m,
+        n,
+        k,
+        rsa,
+        csa,
+        rsb,
+        csb,
+        rsc,
+        alpha,
+        beta,
+    };
+    if m == 0 || n == 0 {
+        return;
     }
-    let shard = |len: usize| len.div_ceil(16).next_multiple_of(32).clamp(64, 512);
-    let c = Shared::new(c);
-    if m >= n {
-        let step = shard(m);
-        (0..m.div_ceil(step)).into_par_iter().for_each(|s| {
-            let lo = s * step;
-            let rows = step.min(m - lo);
-            // SAFETY: rows lo..lo+rows of C belong to this shard alone; bounds were checked above.
-            unsafe {
-                raw(
-                    rows,
-                    n,
-                    k,
-                    alpha,
-                    a.as_ptr().add(lo * rsa),
-                    rsa,
-                    csa,
-                    b.as_ptr(),
-                    rsb,
-                    csb,
-                    beta,
-                    c.get().add(lo * rsc),
-                    rsc,
-                )
+    if k == 0 {
+        for row in c.chunks_mut(rsc.max(n)).take(m) {
+            let row = &mut row[..n];
+            if beta == 0.0 {
+                row.fill(0.0);
+            } else {
+                row.iter_mut().for_each(|x| *x *= beta);
             }
-        });
-    } else {
-        let step = shard(n);
-        (0..n.div_ceil(step)).into_par_iter().for_each(|s| {
-            let lo = s * step;
-            let cols = step.min(n - lo);
-            // SAFETY: columns lo..lo+cols of C belong to this shard alone; bounds were checked above.
-            unsafe {
-                raw(
-                    m,
-                    cols,
-                    k,
-                    alpha,
-                    a.as_ptr(),
-                    rsa,
-                    csa,
-                    b.as_ptr().add(lo * csb),
-                    rsb,
-                    csb,
-                    beta,
-                    c.get().add(lo),
-                    rsc,
-                )
-            }
-        });
+        }
+        return;
     }
+    // SAFETY: the three checks bound every element that the product touches; C is exclusively borrowed.
+    unsafe { product::run(shape, a.as_ptr(), b.as_ptr(), c, parallel) }
 }

@@ -34,7 +34,7 @@ fn a_batch_of_segments_equals_each_alone() {
                 let (alone, alone_ran) = logits(&m, &Batch::new([(&text[..], *start)]), depth);
                 let x = distance(&all[rows.start * c.vocab..rows.end * c.vocab], &alone);
                 assert!(
-                    x < 1e-5,
+                    x < 3e-5, // products of few rows sum in another order
                     "seed {seed}, halting {halting}, rows {rows:?}: {x}; {c:?}"
                 );
                 assert_eq!(ran[rows.clone()], alone_ran, "seed {seed}: depths");

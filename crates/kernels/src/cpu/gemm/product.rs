@@ -1,0 +1,408 @@
+//! A whole product: packing, tasks, and the walk over tiles.
+
+use super::tile::{MOST_ELEMENTS, Path, path};
+use super::{Shape, pack};
+use crate::cpu::shared::Shared;
+use crate::isa::detect;
+use rayon::prelude::*;
+use std::cell::RefCell;
+use std::ops::Range;
+
+/// Steps of k summed before they are added to C: a panel of B of this depth stays in the first-level cache.
+const DEPTH: usize = 256;
+
+/// Rows of a block of C: with [`DEPTH`] steps of A they stay in the second-level cache.
+const ROWS: usize = 96;
+
+/// Most elements of B that are packed at once.
+const MOST_PACKED: usize = 1 << 20;
+
+/// Products of fewer rows read B where it lies.
+const PACK_FROM: usize = 8;
+
+/// Rows of a transposed A are read where they lie by so many panels at most.
+const PACK_ROWS_FROM: usize = 2;
+
+/// Tasks that a product is cut into where its blocks of rows are fewer.
+const TASKS: usize = 8;
+
+thread_local! {
+    static PACKED: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
+    static TILE: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Elements of a cache line.
+const LINE: usize = 16;
+
+/// Runs `f` with a buffer of this thread that begins at a cache line and holds old values. The buffer is
+/// taken out meanwhile: a task that runs while this thread waits finds another.
+fn with_buffer<R>(
+    of: &'static std::thread::LocalKey<RefCell<Vec<f32>>>,
+    len: usize,
+    f: impl FnOnce(&mut [f32]) -> R,
+) -> R {
+    let mut buffer = of.with(|b| std::mem::take(&mut *b.borrow_mut()));
+    if buffer.len() < len + LINE {
+        buffer.resize(len + LINE, 0.0);
+    }
+    let start = buffer.as_ptr().align_offset(4 * LINE);
+    let result = f(&mut buffer[start..start + len]);
+    of.with(|b| *b.borrow_mut() = buffer);
+    result
+}
+
+/// What all tasks of a product read.
+#[derive(Clone, Copy)]
+struct Operands {
+    a: *const f32,
+    b: *const f32,
+    c: Shared,
+    s: Shape,
+    path: Path,
+}
+// SAFETY: A and B are only read, and tasks write disjoint blocks of C, while the caller's borrows last.
+unsafe impl Send for Operands {}
+// SAFETY: as above.
+unsafe impl Sync for Operands {}
+
+impl Operands {
+    /// # Safety
+    /// A has an element there.
+    unsafe fn a(&self, at: usize) -> *const f32 {
+        // SAFETY: promised by the caller.
+        unsafe { self.a.add(at) }
+    }
+
+    /// # Safety
+    /// B has an element there.
+    unsafe fn b(&self, at: usize) -> *const f32 {
+        // SAFETY: promised by the caller.
+        unsafe { self.b.add(at) }
+    }
+}
+
+/// # Safety
+/// A, B and C cover what `s` addresses; m, n, k are not 0.
+pub(super) unsafe fn run(s: Shape, a: *const f32, b: *const f32, c: &mut [f32], parallel: bool) {
+    // SAFETY: promised by the caller; the CPU has the path that was detected.
+    unsafe { run_on(path(detect()), s, a, b, c, parallel) }
+}
+
+/// As [`run`], on the kernels given.
+///
+/// # Safety
+/// As [`run`], and the CPU has the path's features.
+unsafe fn run_on(
+    path: Path,
+    s: Shape,
+    a: *const f32,
+    b: *const f32,
+    c: &mut [f32],
+    parallel: bool,
+) {
+    let o = Operands {
+        a,
+        b,
+        c: Shared::new(c),
+        s,
+        path,
+    };
+    // SAFETY: promised by the caller.
+    unsafe {
+        if s.m < PACK_FROM && s.rsb == 1 && s.csa == 1 && s.csb != 1 {
+            return dots(&o, parallel);
+        }
+        let whole = (MOST_PACKED / s.k / o.path.cols).max(1) * o.path.cols;
+        for lo in (0..s.n).step_by(whole) {
+            columns(&o, lo..(lo + whole).min(s.n), parallel);
+        }
+    }
+}
+
+/// Few rows by columns of B that are contiguous: inner products, four columns at a time.
+///
+/// # Safety
+/// As [`run`].
+unsafe fn dots(o: &Operands, parallel: bool) {
+    let s = &o.s;
+    let four = |t: usize| {
+        let (column, some) = (t * 4, 4.min(s.n - t * 4));
+        for i in 0..s.m {
+            // SAFETY: row i of A and these columns of B are contiguous (fewer than four are taken one by one); these elements of C are this task's alone.
+            unsafe {
+                let (a, b) = (o.a(i * s.rsa), o.b(column * s.csb));
+                let sums = if some == 4 {
+                    (o.path.dots)(s.k, a, b, s.csb)
+                } else {
+                    let mut sums = [0.0; 4];
+                    for (j, sum) in sums.iter_mut().enumerate().take(some) {
+                        *sum = (o.path.dots)(s.k, a, b.add(j * s.csb), 0)[0];
+                    }
+                    sums
+                };
+                let c = o.c.slice(i * s.rsc + column, some);
+                for (c, sum) in c.iter_mut().zip(sums) {
+                    *c = if s.beta == 0.0 { 0.0 } else { s.beta * *c } + s.alpha * sum;
+                }
+            }
+        }
+    };
+    let groups = s.n.div_ceil(4);
+    if parallel {
+        let least = ((1 << 13) / (s.m * s.k)).max(1);
+        (0..groups)
+            .into_par_iter()
+            .with_min_len(least)
+            .for_each(four);
+    } else {
+        (0..groups).for_each(four);
+    }
+}
+
+/// Columns `range` of C.
+///
+/// # Safety
+/// As [`run`].
+unsafe fn columns(o: &Operands, range: Range<usize>, parallel: bool) {
+    let (s, cols) = (o.s, o.path.cols);
+    let panels = range.len().div_ceil(cols);
+    // Few rows read whole panels where they lie; only a ragged last one is packed.
+    let direct = s.m < PACK_FROM && s.csb == 1;
+    let ragged = !range.len().is_multiple_of(cols);
+    let first = if direct {
+        panels - usize::from(ragged)
+    } else {
+        0
+    };
+    let size = s.k * cols;
+    with_buffer(&PACKED, (panels - first) * size, |packed| {
+        let fill = |(p, to): (usize, &mut [f32])| {
+            let lo = range.start + (first + p) * cols;
+            let some = cols.min(range.end - lo);
+            // SAFETY: columns lo..lo + some of B are there.
+            unsafe { pack::panel(o.b(lo * s.csb), s.rsb, s.csb, s.k, some, cols, to) }
+        };
+        if parallel && packed.len() > 1 << 15 {
+            packed.par_chunks_mut(size).enumerate().for_each(fill);
+        } else {
+            packed.chunks_mut(size).enumerate().for_each(fill);
+        }
+        let blocks = s.m.div_ceil(ROWS);
+        let wide = if parallel {
+            panels.div_ceil(TASKS.div_ceil(blocks))
+        } else {
+            panels
+        };
+        let across = panels.div_ceil(wide);
+        let packed = &*packed;
+        let task = |t: usize| {
+            let (row, column) = (t / across * ROWS, t % across * wide);
+            let block = Block {
+                rows: row..(row + ROWS).min(s.m),
+                panels: column..(column + wide).min(panels),
+                start: range.start,
+                end: range.end,
+                first,
+                packed,
+            };
+            // SAFETY: blocks of C are disjoint.
+            unsafe { walk(o, &block) }
+        };
+        if parallel {
+            (0..blocks * across).into_par_iter().for_each(task);
+        } else {
+            (0..blocks * across).for_each(task);
+        }
+    });
+}
+
+/// A block of C: rows, and panels counted from column `start`.
+struct Block<'a> {
+    rows: Range<usize>,
+    panels: Range<usize>,
+    start: usize,
+    end: usize,
+    /// Panels from this one on lie in `packed`, those before it in B.
+    first: usize,
+    packed: &'a [f32],
+}
+
+/// Computes a block, one depth of k at a time.
+///
+/// # Safety
+/// As [`run`], and the block belongs to this task alone.
+unsafe fn walk(o: &Operands, block: &Block) {
+    let (s, path) = (o.s, o.path);
+    // Transposed rows are packed where enough panels use them again.
+    let in_place = s.csa == 1 || s.rsa == 1 && block.panels.len() <= PACK_ROWS_FROM;
+    let buffer = if in_place {
+        0
+    } else {
+        block.rows.len() * DEPTH.min(s.k)
+    };
+    with_buffer(&TILE, buffer, |tiles| {
+        for from in (0..s.k).step_by(DEPTH) {
+            let depth = DEPTH.min(s.k - from);
+            let beta = if from == 0 { s.beta } else { 1.0 };
+            let each = || block.rows.clone().step_by(path.rows);
+            let some = |row: usize| path.rows.min(block.rows.end - row);
+            if !in_place {
+                for row in each() {
+                    let to = &mut tiles[(row - block.rows.start) * depth..][..some(row) * depth];
+                    // SAFETY: these rows of A and steps of k are there.
+                    unsafe {
+                        let a = o.a(row * s.rsa + from * s.csa);
+                        pack::rows(a, s.rsa, s.csa, depth, some(row), to);
+                    }
+                }
+            }
+            for panel in block.panels.clone() {
+                let column = block.start + panel * path.cols;
+                let width = path.cols.min(block.end - column);
+                // SAFETY: a panel in B is whole, so that all its columns are there.
+                let (b, rsb) = if panel < block.first {
+                    (unsafe { o.b(from * s.rsb + column) }, s.rsb)
+                } else {
+                    let at = ((panel - block.first) * s.k + from) * path.cols;
+                    (block.packed[at..].as_ptr(), path.cols)
+                };
+                for row in each() {
+                    let rows = some(row);
+                    // SAFETY: the tile's rows of A and C are there; a tile that reaches beyond the last
+                    // column is computed aside.
+                    unsafe {
+                        let (a, rsa, csa) = if in_place {
+                            (o.a(row * s.rsa + from * s.csa), s.rsa, s.csa)
+                        } else {
+                            let at = (row - block.rows.start) * depth;
+                            (tiles[at..].as_ptr(), 1, rows)
+                        };
+                        let at = row * s.rsc + column;
+                        if width == path.cols {
+                            let c = o.c.get().add(at);
+                            (path.tile)(rows, depth, a, rsa, csa, b, rsb, s.alpha, beta, c, s.rsc);
+                        } else {
+                            let mut aside = [0.0f32; MOST_ELEMENTS];
+                            let to = aside.as_mut_ptr();
+                            (path.tile)(
+                                rows, depth, a, rsa, csa, b, rsb, s.alpha, 0.0, to, path.cols,
+                            );
+                            for i in 0..rows {
+                                let new = &aside[i * path.cols..][..width];
+                                let c = o.c.slice(at + i * s.rsc, width);
+                                for (c, new) in c.iter_mut().zip(new) {
+                                    *c = if beta == 0.0 { 0.0 } else { beta * *c } + new;
+                                }
+                            }
+                        }
+                    }
+                }
+            }
+        }
+    });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::tile::{scalar, scalar_dots};
+    use super::*;
+    use crate::isa::Isa;
+    use crate::random::Counted;
+
+    fn normals(n: usize, purpose: &str) -> Vec<f32> {
+        let random = Counted::new(9, purpose, 0);
+        (0..n as u64).map(|i| random.normal(i)).collect()
+    }
+
+    /// Every path that this CPU has, and plain loops at the sizes of the AVX-512 tile.
+    fn paths() -> Vec<(&'static str, Path)> {
+        let wide = Path {
+            rows: 12,
+            cols: 32,
+            tile: scalar::<12, 32>,
+            dots: scalar_dots,
+        };
+        let mut paths = vec![("scalar", path(Isa::Scalar)), ("12 x 32", wide)];
+        if matches!(detect(), Isa::Avx2 | Isa::Avx512) {
+            paths.push(("avx2", path(Isa::Avx2)));
+        }
+        if detect() == Isa::Avx512 {
+            paths.push(("avx512", path(Isa::Avx512)));
+        }
+        paths
+    }
+
+    /// Rows around a tile and a block of rows, columns around a panel and beyond what is packed at once,
+    /// steps around a vector and a depth.
+    #[test]
+    fn every_path_gives_the_sums_of_plain_loops_alone_and_in_parallel() {
+        for (m, n, k) in [
+            (1, 5, 31),
+            (4, 97, 64),
+            (7, 64, 300),
+            (13, 33, 8),
+            (97, 31, 257),
+            (193, 65, 31),
+            (9, 4097, 260),
+        ] {
+            let (a, b, old) = (
+                normals(m * k, "a"),
+                normals(k * n, "b"),
+                normals(m * n, "c"),
+            );
+            for (ta, tb, alpha, beta) in [
+                (false, false, 1.0, 0.0),
+                (true, false, 0.5, 1.0),
+                (false, true, -1.0, 0.0),
+                (true, true, 2.0, -1.5),
+            ] {
+                let (rsa, csa) = if ta { (1, m) } else { (k, 1) };
+                let (rsb, csb) = if tb { (1, k) } else { (n, 1) };
+                let s = Shape {
+                    m,
+                    n,
+                    k,
+                    rsa,
+                    csa,
+                    rsb,
+                    csb,
+                    rsc: n,
+                    alpha,
+                    beta,
+                };
+                let mut want = vec![0.0f64; m * n];
+                for (i, row) in want.chunks_exact_mut(n).enumerate() {
+                    for p in 0..k {
+                        let x = f64::from(a[i * rsa + p * csa]);
+                        for (j, w) in row.iter_mut().enumerate() {
+                            *w += x * f64::from(b[p * rsb + j * csb]);
+                        }
+                    }
+                    for (w, old) in row.iter_mut().zip(&old[i * n..]) {
+                        *w = f64::from(alpha) * *w + f64::from(beta) * f64::from(*old);
+                    }
+                }
+                for (name, path) in paths() {
+                    let start = if beta == 0.0 {
+                        vec![f32::NAN; m * n]
+                    } else {
+                        old.clone()
+                    };
+                    let (mut alone, mut parallel) = (start.clone(), start);
+                    // SAFETY: the operands have the sizes of the shape; the CPU has these paths.
+                    unsafe {
+                        run_on(path, s, a.as_ptr(), b.as_ptr(), &mut alone, false);
+                        run_on(path, s, a.as_ptr(), b.as_ptr(), &mut parallel, true);
+                    }
+                    assert!(alone == parallel, "{name} {s:?}: the cut into tasks shows");
+                    for (i, (found, want)) in alone.iter().zip(&want).enumerate() {
+                        assert!(
+                            (f64::from(*found) - want).abs() < 4e-5 * (k as f64).sqrt(),
+                            "{name} {s:?}: element {i} is {found}, not {want}"
+                        );
+                    }
+                }
+            }
+        }
+    }
+}

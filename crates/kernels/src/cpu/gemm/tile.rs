@@ -1,0 +1,244 @@
+//! The register tile: some rows of A times one panel of B, for each instruction path.
+//!
+//! A tile holds its part of C in registers while it walks k: per step two vectors of B and one broadcast
+//! element of A for each row. AVX2 has 16 registers (6 rows x 2 vectors), AVX-512 32 (12 rows x 2 vectors).
+//! All paths are one macro; only the vector and the number of rows differ.
+
+use crate::isa::Isa;
+use crate::math;
+
+/// Rows and columns of the largest tile of any path.
+pub(super) const MOST_ELEMENTS: usize = 12 * 32;
+
+/// C `[rows, cols]` = beta C + alpha A B over `k` steps.
+///
+/// `a` points at row 0: element (i, p) lies at `i * rsa + p * csa`. `b` points at the first of `cols`
+/// neighbouring columns, steps `rsb` apart. With `beta` 0 the old C is not read.
+///
+/// # Safety
+/// A, B and C cover what is addressed; the CPU has the path's features; `rows` is 1 to the path's `rows`.
+pub(super) type Tile = unsafe fn(
+    rows: usize,
+    k: usize,
+    a: *const f32,
+    rsa: usize,
+    csa: usize,
+    b: *const f32,
+    rsb: usize,
+    alpha: f32,
+    beta: f32,
+    c: *mut f32,
+    rsc: usize,
+);
+
+/// Inner products of one row with four others of the same length, `stride` apart.
+///
+/// # Safety
+/// The rows have `k` elements; the CPU has the path's features.
+pub(super) type Dots = unsafe fn(k: usize, a: *const f32, b: *const f32, stride: usize) -> [f32; 4];
+
+/// The kernels of an instruction path.
+#[derive(Clone, Copy)]
+pub(super) struct Path {
+    /// Most rows of a tile.
+    pub(super) rows: usize,
+    /// Columns of a tile.
+    pub(super) cols: usize,
+    pub(super) tile: Tile,
+    pub(super) dots: Dots,
+}
+
+/// The tile of an instruction path.
+pub(super) fn path(isa: Isa) -> Path {
+    match isa {
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx512 => Path {
+            rows: 12,
+            cols: 32,
+            tile: x86::avx512,
+            dots: x86::avx512_dots,
+        },
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx2 => Path {
+            rows: 6,
+            cols: 16,
+            tile: x86::avx2,
+            dots: x86::avx2_dots,
+        },
+        _ => Path {
+            rows: 4,
+            cols: 8,
+            tile: scalar::<4, 8>,
+            dots: scalar_dots,
+        },
+    }
+}
+
+/// A tile of `R` rows and two vectors.
+macro_rules! tile {
+    ($name:ident, $feature:literal, $lanes:literal, $zero:ident, $splat:ident, $load:ident, $store:ident,
+     $mul:ident, $fma:ident, $($rows:literal)*) => {
+        #[target_feature(enable = $feature)]
+        #[allow(clippy::too_many_arguments)]
+        pub(super) unsafe fn $name(
+            rows: usize, k: usize, a: *const f32, rsa: usize, csa: usize, b: *const f32, rsb: usize,
+            alpha: f32, beta: f32, c: *mut f32, rsc: usize,
+        ) {
+            #[target_feature(enable = $feature)]
+            #[allow(clippy::too_many_arguments)]
+            unsafe fn of<const R: usize>(
+                k: usize, mut a: *const f32, rsa: usize, csa: usize, mut b: *const f32, rsb: usize,
+                alpha: f32, beta: f32, c: *mut f32, rsc: usize,
+            ) {
+                let mut sum = [[$zero(); 2]; R];
+                // SAFETY: the caller's operands cover all k steps and R rows; the pointers are not followed
+                // after the last step.
+                unsafe {
+                    for _ in 0..k {
+                        let (b0, b1) = ($load(b), $load(b.add($lanes)));
+                        for (i, s) in sum.iter_mut().enumerate() {
+                            let x = $splat(*a.add(i * rsa));
+                            s[0] = $fma(x, b0, s[0]);
+                            s[1] = $fma(x, b1, s[1]);
+                        }
+                        (a, b) = (a.wrapping_add(csa), b.wrapping_add(rsb));
+                    }
+                    let (alpha, old) = ($splat(alpha), $splat(beta));
+                    for (i, s) in sum.iter().enumerate() {
+                        for (j, &s) in s.iter().enumerate() {
+                            let at = c.add(i * rsc + j * $lanes);
+                            let new = $mul(alpha, s);
+                            $store(at, if beta == 0.0 { new } else { $fma(old, $load(at), new) });
+                        }
+                    }
+                }
+            }
+            // SAFETY: passed on from the caller.
+            unsafe {
+                match rows {
+                    $($rows => of::<$rows>(k, a, rsa, csa, b, rsb, alpha, beta, c, rsc),)*
+                    _ => unreachable!("a tile of {rows} rows"),
+                }
+            }
+        }
+    };
+}
+
+/// Inner products in one vector of partial sums each, added up lane by lane; the rest follows one by one.
+macro_rules! dots {
+    ($name:ident, $feature:literal, $lanes:literal, $zero:ident, $load:ident, $store:ident, $fma:ident) => {
+        #[target_feature(enable = $feature)]
+        pub(super) unsafe fn $name(
+            k: usize,
+            a: *const f32,
+            b: *const f32,
+            stride: usize,
+        ) -> [f32; 4] {
+            let mut sum = [$zero(); 4];
+            let whole = k / $lanes * $lanes;
+            // SAFETY: all rows have `k` elements.
+            unsafe {
+                for p in (0..whole).step_by($lanes) {
+                    let x = $load(a.add(p));
+                    for (j, s) in sum.iter_mut().enumerate() {
+                        *s = $fma(x, $load(b.add(j * stride + p)), *s);
+                    }
+                }
+                let mut out = [0.0; 4];
+                for (j, out) in out.iter_mut().enumerate() {
+                    let mut lanes = [0.0f32; $lanes];
+                    $store(lanes.as_mut_ptr(), sum[j]);
+                    let mut width = $lanes / 2;
+                    while width > 0 {
+                        for i in 0..width {
+                            lanes[i] += lanes[i + width];
+                        }
+                        width /= 2;
+                    }
+                    *out = lanes[0];
+                    for p in whole..k {
+                        *out += *a.add(p) * *b.add(j * stride + p);
+                    }
+                }
+                out
+            }
+        }
+    };
+}
+
+#[cfg(target_arch = "x86_64")]
+mod x86 {
+    use std::arch::x86_64::*;
+
+    tile!(avx2, "avx2,fma", 8, _mm256_setzero_ps, _mm256_set1_ps, _mm256_loadu_ps, _mm256_storeu_ps,
+        _mm256_mul_ps, _mm256_fmadd_ps, 1 2 3 4 5 6);
+    tile!(avx512, "avx512f", 16, _mm512_setzero_ps, _mm512_set1_ps, _mm512_loadu_ps, _mm512_storeu_ps,
+        _mm512_mul_ps, _mm512_fmadd_ps, 1 2 3 4 5 6 7 8 9 10 11 12);
+    dots!(
+        avx2_dots,
+        "avx2,fma",
+        8,
+        _mm256_setzero_ps,
+        _mm256_loadu_ps,
+        _mm256_storeu_ps,
+        _mm256_fmadd_ps
+    );
+    dots!(
+        avx512_dots,
+        "avx512f",
+        16,
+        _mm512_setzero_ps,
+        _mm512_loadu_ps,
+        _mm512_storeu_ps,
+        _mm512_fmadd_ps
+    );
+}
+
+pub(super) unsafe fn scalar_dots(
+    k: usize,
+    a: *const f32,
+    b: *const f32,
+    stride: usize,
+) -> [f32; 4] {
+    // SAFETY: all rows have `k` elements.
+    unsafe {
+        let a = std::slice::from_raw_parts(a, k);
+        [0, 1, 2, 3].map(|j| math::dot(a, std::slice::from_raw_parts(b.add(j * stride), k)))
+    }
+}
+
+/// The tile of any other CPU, in plain loops.
+#[allow(clippy::too_many_arguments)]
+pub(super) unsafe fn scalar<const R: usize, const C: usize>(
+    rows: usize,
+    k: usize,
+    a: *const f32,
+    rsa: usize,
+    csa: usize,
+    b: *const f32,
+    rsb: usize,
+    alpha: f32,
+    beta: f32,
+    c: *mut f32,
+    rsc: usize,
+) {
+    let mut sum = [[0.0f32; C]; R];
+    // SAFETY: the caller's operands cover all k steps, `rows` rows and C columns.
+    unsafe {
+        for p in 0..k {
+            let b = std::slice::from_raw_parts(b.add(p * rsb), C);
+            for (i, s) in sum.iter_mut().enumerate().take(rows) {
+                let x = *a.add(i * rsa + p * csa);
+                for (s, b) in s.iter_mut().zip(b) {
+                    *s += x * b;
+                }
+            }
+        }
+        for (i, s) in sum.iter().enumerate().take(rows) {
+            let c = std::slice::from_raw_parts_mut(c.add(i * rsc), C);
+            for (c, s) in c.iter_mut().zip(s) {
+                *c = if beta == 0.0 { 0.0 } else { beta * *c } + alpha * s;
+            }
+        }
+    }
+}
