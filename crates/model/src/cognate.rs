@@ -77,6 +77,17 @@ pub struct Context {
     pub memories: Vec<MemoryContext>,
 }
 
+impl Context {
+    fn values(&self) -> impl Iterator<Item = Var> {
+        let memory = |m: &MemoryContext| m.operands.inputs().into_iter().chain([m.raw_q]);
+        pairs(&self.kv).chain(self.memories.iter().flat_map(memory))
+    }
+}
+
+fn pairs(kv: &[Option<(Var, Var)>]) -> impl Iterator<Item = Var> {
+    kv.iter().flatten().flat_map(|&(k, v)| [k, v])
+}
+
 /// What a thought needs to read one memory.
 pub struct MemoryContext {
     /// The block.
@@ -309,6 +320,16 @@ impl Cognate {
             memories: Vec::new(),
         };
 
+        // Only what is still to be read stays on the tape.
+        let begin = t.mark();
+        let forget = |context: &Context, gates: &[(Ids, Var)], values: &[Var]| {
+            let mut keep = values.to_vec();
+            keep.extend(gates.iter().map(|(_, logits)| *logits));
+            if capture {
+                keep.extend(context.values());
+            }
+            t.forget(begin, &keep);
+        };
         let mut x = t.embedding(p.var("embed.weight"), batch.tokens.clone());
         for i in c.part(Part::Stem) {
             x = self.outer_block(
@@ -321,6 +342,7 @@ impl Cognate {
                 &mut streaming,
                 &mut context,
             );
+            forget(&context, &[], &[x]);
         }
 
         let mut y = x;
@@ -400,6 +422,9 @@ impl Cognate {
                 h = self.block(p, i, h, &mut attend, &mut |_| {
                     unreachable!("validated: no memory in the core")
                 });
+                let mut values = vec![x, y, z, xa, ya, za, h];
+                values.extend(pairs(&latest));
+                forget(&context, &gates, &values);
             }
             let normed = t.rms_norm(h, p.var("core.norm.weight"), c.eps);
             let stepped = t.add(ya, self.linear(p, normed, "core.out.weight"));
@@ -435,6 +460,9 @@ impl Cognate {
                 }
                 gates.push((ran, logits));
             }
+            let mut values = vec![x, y, z];
+            values.extend(pairs(&latest));
+            forget(&context, &gates, &values);
         }
         let mut h = y;
         for i in c.part(Part::Tail) {
@@ -448,6 +476,7 @@ impl Cognate {
                 &mut streaming,
                 &mut context,
             );
+            forget(&context, &gates, &[h]);
         }
         let hidden = t.rms_norm(h, p.var("norm.weight"), c.eps);
         if let Some(s) = &mut streaming {

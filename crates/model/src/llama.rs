@@ -169,6 +169,7 @@ impl Llama {
         let (t, c) = (p.tape, &self.config);
         let rotation = Rotation::new(&batch.positions, c.head_width / 2, c.rope_theta);
         let layout = Arc::new(layout(batch, &mut streaming));
+        let begin = t.mark();
         let mut h = t.embedding(p.var(EMBEDDING), batch.tokens.clone());
         for i in 0..c.layers {
             let w = |s: &str| p.var(&format!("model.layers.{i}.{s}.weight"));
@@ -211,6 +212,7 @@ impl Llama {
                 t.linear(n, w("mlp.up_proj")),
             );
             h = t.add(h, t.linear(gated, w("mlp.down_proj")));
+            t.forget(begin, &[h]);
         }
         if let Some((cache, sequences)) = streaming {
             for (&s, rows) in sequences.iter().zip(batch.segments.iter()) {

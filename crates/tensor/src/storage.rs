@@ -1,17 +1,25 @@
 //! Host memory of tensors: buffers that return to a pool when the last tensor lets go of them.
 //!
 //! A training step asks for the same sizes again and again. The pool keeps freed buffers by size class
-//! and hands them out again, so that the steady state neither allocates nor faults in new pages. It is
-//! process-wide, like the allocator that it stands in for, and counts live and peak bytes for the memory
-//! accounting of `forge plan`.
+//! and hands them out again, so that the steady state neither allocates nor faults in new pages. Where
+//! sizes keep changing, the freed buffers would pile up: never more is kept than was once in use together.
+//! The pool is process-wide, like the allocator that it stands in for, and counts live and peak bytes for
+//! the memory accounting of `forge plan`.
 
 use std::collections::BTreeMap;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-static POOL: Mutex<BTreeMap<usize, Vec<Vec<f32>>>> = Mutex::new(BTreeMap::new());
+static POOL: Mutex<Pool> = Mutex::new(Pool {
+    classes: BTreeMap::new(),
+    bytes: 0,
+    most: LEAST_KEPT,
+});
 static LIVE: AtomicUsize = AtomicUsize::new(0);
 static PEAK: AtomicUsize = AtomicUsize::new(0);
+
+/// So many bytes may wait in the pool at any time.
+const LEAST_KEPT: usize = 16 << 20;
 
 /// Freed buffers below this many elements are left to the allocator.
 const POOLED_FROM: usize = 1 << 10;
@@ -36,7 +44,7 @@ impl Buffer {
     pub(crate) fn dirty(len: usize) -> Self {
         let capacity = class(len);
         let pooled = if len >= POOLED_FROM {
-            pool().get_mut(&capacity).and_then(Vec::pop)
+            pool().take(capacity)
         } else {
             None
         };
@@ -81,13 +89,45 @@ impl Drop for Buffer {
             if data.capacity() >= capacity {
                 // Keep the length at the capacity, so that taking it out again writes nothing.
                 data.resize(capacity, 0.0);
-                pool().entry(capacity).or_default().push(data);
+                pool().keep(capacity, data);
             }
         }
     }
 }
 
-fn pool() -> std::sync::MutexGuard<'static, BTreeMap<usize, Vec<Vec<f32>>>> {
+/// Freed buffers by size class.
+struct Pool {
+    classes: BTreeMap<usize, Vec<Vec<f32>>>,
+    /// Bytes of the buffers that wait.
+    bytes: usize,
+    /// The most bytes that may wait: as many as were in use together, in the whole life of the process.
+    most: usize,
+}
+
+impl Pool {
+    fn take(&mut self, capacity: usize) -> Option<Vec<f32>> {
+        let data = self.classes.get_mut(&capacity)?.pop()?;
+        self.bytes -= capacity * 4;
+        Some(data)
+    }
+
+    /// Beyond the most, all others go first: sizes that are still asked for come back.
+    fn keep(&mut self, capacity: usize, data: Vec<f32>) {
+        self.most = self.most.max(peak_bytes());
+        if self.bytes + capacity * 4 > self.most {
+            self.clear();
+        }
+        self.bytes += capacity * 4;
+        self.classes.entry(capacity).or_default().push(data);
+    }
+
+    fn clear(&mut self) {
+        self.classes.clear();
+        self.bytes = 0;
+    }
+}
+
+fn pool() -> std::sync::MutexGuard<'static, Pool> {
     POOL.lock()
         .unwrap_or_else(std::sync::PoisonError::into_inner)
 }
@@ -105,6 +145,11 @@ pub fn peak_bytes() -> usize {
 /// Starts a new measurement of the peak.
 pub fn reset_peak() {
     PEAK.store(live_bytes(), Ordering::Relaxed);
+}
+
+/// Bytes of freed buffers that wait to be used again.
+pub fn pooled_bytes() -> usize {
+    pool().bytes
 }
 
 /// Gives all pooled buffers back to the system.

@@ -17,7 +17,11 @@ pub struct Var(pub(crate) u32);
 type Backward = Box<dyn FnOnce(&Tensor, &mut Sink)>;
 
 struct Node {
-    value: Tensor,
+    /// None once forgotten.
+    value: Option<Tensor>,
+    dims: Vec<usize>,
+    /// The value of an operation, not one that was given.
+    computed: bool,
     needs_grad: bool,
     slot: Option<usize>,
     backward: Option<Backward>,
@@ -142,7 +146,9 @@ impl Tape {
     /// A value that gets no gradient.
     pub fn constant(&self, value: &Tensor) -> Var {
         self.insert(Node {
-            value: value.clone(),
+            value: Some(value.clone()),
+            dims: value.dims().to_vec(),
+            computed: false,
             needs_grad: false,
             slot: None,
             backward: None,
@@ -152,7 +158,9 @@ impl Tape {
     /// A parameter whose gradient goes to `slot`.
     pub fn leaf(&self, value: &Tensor, slot: usize) -> Var {
         self.insert(Node {
-            value: value.clone(),
+            value: Some(value.clone()),
+            dims: value.dims().to_vec(),
+            computed: false,
             needs_grad: self.recording,
             slot: Some(slot),
             backward: None,
@@ -160,23 +168,47 @@ impl Tape {
     }
 
     /// The value of `x`.
+    ///
+    /// # Panics
+    /// When it was forgotten.
+    #[track_caller]
     pub fn value(&self, x: Var) -> Tensor {
-        self.nodes.borrow()[x.0 as usize].value.clone()
+        let nodes = self.nodes.borrow();
+        let value = nodes[x.0 as usize].value.as_ref();
+        value.expect("a value that was forgotten is read").clone()
     }
 
     /// The extents of `x`.
     pub fn dims(&self, x: Var) -> Vec<usize> {
-        self.nodes.borrow()[x.0 as usize].value.dims().to_vec()
+        self.nodes.borrow()[x.0 as usize].dims.clone()
     }
 
     /// Rows of `x`.
     pub fn rows(&self, x: Var) -> usize {
-        self.nodes.borrow()[x.0 as usize].value.rows()
+        let nodes = self.nodes.borrow();
+        let (cols, outer) = nodes[x.0 as usize].dims.split_last().unwrap_or((&1, &[]));
+        outer.iter().product::<usize>() * usize::from(*cols > 0)
     }
 
     /// Last extent of `x`.
     pub fn cols(&self, x: Var) -> usize {
-        self.nodes.borrow()[x.0 as usize].value.cols()
+        let nodes = self.nodes.borrow();
+        nodes[x.0 as usize].dims.last().copied().unwrap_or(1)
+    }
+
+    /// The place in the tape that has been reached, for [`Tape::forget`].
+    pub fn mark(&self) -> usize {
+        self.nodes.borrow().len()
+    }
+
+    /// Lets go of the values computed since `mark`, all but `keep`: what a backward pass needs is held by the
+    /// operations themselves, and the rest returns to the pool. They can no longer be read.
+    pub fn forget(&self, mark: usize, keep: &[Var]) {
+        for (i, node) in self.nodes.borrow_mut().iter_mut().enumerate().skip(mark) {
+            if node.computed && !keep.contains(&Var(i as u32)) {
+                node.value = None;
+            }
+        }
     }
 
     /// Floating-point operations of the products recorded so far (forward only; a multiplication and an
@@ -218,7 +250,9 @@ impl Tape {
             None
         };
         self.insert(Node {
-            value,
+            dims: value.dims().to_vec(),
+            value: Some(value),
+            computed: true,
             needs_grad,
             slot: None,
             backward,
@@ -230,16 +264,19 @@ impl Tape {
     #[track_caller]
     pub fn backward(&self, root: Var, grads: &mut Grads) {
         let mut nodes = std::mem::take(&mut *self.nodes.borrow_mut());
+        let root_dims = &nodes[root.0 as usize].dims;
         assert_eq!(
-            nodes[root.0 as usize].value.numel(),
+            root_dims.iter().product::<usize>(),
             1,
-            "backward: root has shape {:?}",
-            nodes[root.0 as usize].value.dims()
+            "backward: root has shape {root_dims:?}"
         );
         let mut sink = Sink {
             grads: vec![None; nodes.len()],
             needs: nodes.iter().map(|n| n.needs_grad).collect(),
-            dims: nodes.iter().map(|n| n.value.dims().to_vec()).collect(),
+            dims: nodes
+                .iter_mut()
+                .map(|n| std::mem::take(&mut n.dims))
+                .collect(),
         };
         for (i, node) in nodes.iter().enumerate() {
             if let (Some(slot), true) = (node.slot, node.needs_grad) {

@@ -30,7 +30,8 @@ pub struct Memorised {
 }
 
 impl Memorised {
-    fn inputs(&self) -> [Var; 8] {
+    /// All of them.
+    pub fn inputs(&self) -> [Var; 8] {
         [
             self.q,
             self.k,

@@ -5,7 +5,7 @@
 
 use crate::differences::{causal, normal};
 use std::sync::Arc;
-use tensor::storage::{live_bytes, peak_bytes, reset_peak};
+use tensor::storage::{live_bytes, peak_bytes, pooled_bytes, reset_peak};
 use tensor::{Attended, Grads, Tape, Tensor};
 
 const ALONE: &str = "TENSOR_TEST_ALONE";
@@ -125,5 +125,59 @@ fn a_second_identical_step_does_not_raise_the_peak() {
         assert_eq!(peak_bytes(), peak);
         reset_peak();
         assert_eq!(peak_bytes(), live_bytes());
+    });
+}
+
+#[test]
+fn forgotten_values_return_and_gradients_stay() {
+    alone("forgotten_values_return_and_gradients_stay", || {
+        let p = parameters();
+        let gradients = |forget: bool| {
+            let t = Tape::new();
+            let mut grads = Grads::new(2);
+            let (x, w) = (t.leaf(&p[0], 0), t.leaf(&p[1], 1));
+            let begin = t.mark();
+            let h = t.add(t.linear(x, w), x);
+            let y = t.softmax(h);
+            let before = live_bytes();
+            if forget {
+                t.forget(begin, &[y]);
+                // The product and the sum go: softmax goes back from its output, the product from its inputs.
+                let (freed, two) = (before - live_bytes(), 2 * 4 * 200 * 40);
+                assert!((two..two * 9 / 8).contains(&freed), "{freed} bytes");
+            }
+            assert_eq!(t.dims(h), [200, 40]);
+            assert_eq!((t.rows(h), t.cols(h)), (200, 40));
+            let loss = t.mean(t.mul(y, y));
+            t.backward(loss, &mut grads);
+            [0, 1].map(|i| grads.get(i).expect("reached").to_vec())
+        };
+        assert_eq!(gradients(true), gradients(false));
+    });
+}
+
+#[test]
+#[should_panic(expected = "a value that was forgotten is read")]
+fn a_forgotten_value_cannot_be_read() {
+    let t = Tape::inference();
+    let begin = t.mark();
+    let y = t.scale(t.constant(&Tensor::full(&[3], 1.0)), 2.0);
+    t.forget(begin, &[]);
+    t.value(y);
+}
+
+#[test]
+fn the_pool_keeps_no_more_than_was_in_use_together() {
+    alone("the_pool_keeps_no_more_than_was_in_use_together", || {
+        for step in 1..200 {
+            // Sizes that never come again: 4 MB to 24 MB.
+            drop(Tensor::zeros(&[1 << 20 | step << 12]));
+        }
+        let most = (16 << 20).max(peak_bytes());
+        assert!(
+            pooled_bytes() > 0 && pooled_bytes() <= most,
+            "{}",
+            pooled_bytes()
+        );
     });
 }
