@@ -169,12 +169,11 @@ fn phases(recipe: &Recipe, config: &Config, speed: &Speed) -> Vec<Phase> {
     let c = &recipe.cognate;
     let params = config.parameters() as u64;
     let file = 4 * params;
-    let passes = (1 + config.passes) as f64 / 2.0;
     let rows = match c.micro_tokens {
         0 => c.tokens_per_step,
         n => n.min(c.tokens_per_step),
     };
-    let lines = memory::training_step(config, rows, passes, c.optim.grokfast_lambda > 0.0);
+    let lines = memory::training_step(config, rows, c.optim.grokfast_lambda > 0.0);
     let sum = |names: &[&str]| -> u64 {
         let of = |l: &&Line| names.is_empty() || names.contains(&l.name);
         lines.iter().filter(of).map(|l| l.bytes).sum()

@@ -69,8 +69,15 @@ pub struct Line {
     pub formula: String,
 }
 
-/// Bytes of a training step with `rows` rows in a micro-batch and `passes` mean passes of the core.
-pub fn training_step(config: &Config, rows: usize, passes: f64, grokfast: bool) -> Vec<Line> {
+/// Buffers come in sizes an eighth apart.
+const ROUNDING: f64 = 1.05;
+
+/// Bytes of the process around the tensors.
+const PROGRAM: u64 = 8 << 20;
+
+/// Bytes of a training step with `rows` rows in a micro-batch, whose passes of the core are drawn for each row.
+pub fn training_step(config: &Config, rows: usize, grokfast: bool) -> Vec<Line> {
+    let passes = (1 + config.passes) as f64 / 2.0;
     let specs = model::params::specification(config);
     let size = |f: &dyn Fn(&model::params::Spec) -> bool| {
         specs
@@ -85,22 +92,25 @@ pub fn training_step(config: &Config, rows: usize, passes: f64, grokfast: bool) 
     let moments = matrices + 2 * (params - matrices);
     let slow = if grokfast { params - embedding } else { 0 };
     let (w, f) = (config.width as f64, config.ffn as f64);
-    // What one block keeps for each row: see `model::cognate::Cognate::block`.
-    let block = 13.0 * w + 4.0 * f;
-    let memory = 22.0 * w + 8.0 * config.heads as f64;
+    // What the operations of `model::cognate::Cognate::block` hold of each row for their backward pass.
+    let block = 10.0 * w + 3.0 * f;
+    let memory = 18.0 * w + 8.0 * config.heads as f64;
+    // Rows that sit a pass out still lend their keys and values.
+    let lent = 2.0 * w * (config.passes as f64 - passes);
     let blocks: f64 = config
         .blocks
         .iter()
-        .map(|b| {
-            if b.part == Part::Core {
-                passes * (block + 2.0 * w)
-            } else {
-                block + if b.memory { memory } else { 0.0 }
-            }
+        .map(|b| match b.part {
+            Part::Core => passes * block + lent,
+            _ if b.memory => block + memory,
+            _ => block,
         })
         .sum();
-    let around = passes * 12.0 * w + 4.0 * w;
-    let activations = (rows as f64 * (blocks + around) * 4.0) as u64;
+    let around = passes * 5.0 * w + 3.0 * w;
+    // The gradients of one block that are alive together.
+    let backward = 4.0 * w + 3.0 * f;
+    let row = (blocks + around + backward) * ROUNDING;
+    let activations = (rows as f64 * row * 4.0) as u64;
     let logits = 512.min(rows as u64) * (config.vocab as u64 + 2 * config.width as u64) * 4;
     vec![
         Line {
@@ -123,12 +133,22 @@ pub fn training_step(config: &Config, rows: usize, passes: f64, grokfast: bool) 
         Line {
             name: "activations",
             bytes: activations,
-            formula: format!("{rows} rows x {:.0} numbers x 4 bytes", blocks + around),
+            formula: format!("{rows} rows x {row:.0} numbers x 4 bytes"),
         },
         Line {
             name: "logits",
             bytes: logits,
             formula: "512 rows of the vocabulary at once".into(),
+        },
+        Line {
+            name: "updates",
+            bytes: params,
+            formula: "4 bytes a parameter: filtered gradients and updates".into(),
+        },
+        Line {
+            name: "program",
+            bytes: PROGRAM,
+            formula: "code, stacks and packed operands of products".into(),
         },
     ]
 }

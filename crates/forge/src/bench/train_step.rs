@@ -12,6 +12,7 @@ use serde_json::json;
 use std::time::Instant;
 use tensor::Grads;
 use tensor::random::Counted;
+use train::memory;
 use train::optim::Optimizer;
 use train::step::{self, TrainDepth};
 
@@ -48,7 +49,12 @@ pub(super) fn run(args: &TrainStepArgs, common: &Common) -> Result<u8> {
         return usage("--steps, --batch and --sequence are at least 1");
     }
     let tokens = args.batch * args.sequence;
-    let (params, seconds, flops) = match args.model {
+    let Timed {
+        params,
+        seconds,
+        flops,
+        predicted,
+    } = match args.model {
         Model::Decoder => decoder(args),
         Model::Cognate => cognate(args, common)?,
     };
@@ -60,12 +66,16 @@ pub(super) fn run(args: &TrainStepArgs, common: &Common) -> Result<u8> {
         "isa": tensor::isa::name(), "threads": rayon::current_num_threads(), "params": params, "batch": args.batch,
         "sequence": args.sequence, "tokens_per_second": { "median": median, "best": best },
         "flops_per_token": flops_per_token, "peak_rss_mib": peak_rss_mib(),
+        "predicted_mib": predicted.map(|bytes| bytes as f64 / 1048576.0),
     });
     if common.json {
         output::json(&result);
     } else {
+        let predicted = predicted.map_or(String::new(), |bytes| {
+            format!(" (`forge plan` predicts {})", table::bytes(bytes))
+        });
         output::line(&format!(
-            "{params} parameters, {} x {} tokens, {}, {} threads: {median:.0} tokens/s (best {best:.0}), {:.1} GFLOP/s, peak {}",
+            "{params} parameters, {} x {} tokens, {}, {} threads: {median:.0} tokens/s (best {best:.0}), {:.1} GFLOP/s, peak {}{predicted}",
             args.batch,
             args.sequence,
             tensor::isa::name(),
@@ -77,8 +87,18 @@ pub(super) fn run(args: &TrainStepArgs, common: &Common) -> Result<u8> {
     Ok(0)
 }
 
-/// Parameters, seconds of each timed step, floating-point operations of a forward pass.
-fn decoder(args: &TrainStepArgs) -> (usize, Vec<f64>, u64) {
+/// What timing a model gave.
+struct Timed {
+    params: usize,
+    /// Of each timed step.
+    seconds: Vec<f64>,
+    /// Floating-point operations of a forward pass.
+    flops: u64,
+    /// Bytes of memory that the plan of a run would say.
+    predicted: Option<u64>,
+}
+
+fn decoder(args: &TrainStepArgs) -> Timed {
     let rows = args.batch * args.sequence;
     let random = Counted::new(0, "bench/tokens", 0);
     let all: Vec<u32> = (0..=rows as u64)
@@ -92,10 +112,15 @@ fn decoder(args: &TrainStepArgs) -> (usize, Vec<f64>, u64) {
         seconds.push(begun.elapsed().as_secs_f64());
     }
     seconds.remove(0);
-    (model.parameters(), seconds, flops)
+    Timed {
+        params: model.parameters(),
+        seconds,
+        flops,
+        predicted: None,
+    }
 }
 
-fn cognate(args: &TrainStepArgs, common: &Common) -> Result<(usize, Vec<f64>, u64)> {
+fn cognate(args: &TrainStepArgs, common: &Common) -> Result<Timed> {
     let recipe = recipes::load("base", &common.set)?;
     let config = recipe.model.config();
     let mut model = Cognate::new(config.clone(), 0);
@@ -113,7 +138,14 @@ fn cognate(args: &TrainStepArgs, common: &Common) -> Result<(usize, Vec<f64>, u6
         seconds.push(begun.elapsed().as_secs_f64());
     }
     seconds.remove(0);
-    Ok((model.params.count(), seconds, flops))
+    let grokfast = recipe.cognate.optim.grokfast_lambda > 0.0;
+    let lines = memory::training_step(&config, args.batch * args.sequence, grokfast);
+    Ok(Timed {
+        params: model.params.count(),
+        seconds,
+        flops,
+        predicted: Some(lines.iter().map(|l| l.bytes).sum()),
+    })
 }
 
 /// Sequences of random tokens, all of which carry loss.
