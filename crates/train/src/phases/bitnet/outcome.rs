@@ -72,7 +72,8 @@ impl BitnetPhase {
         let around = fp32.saturating_sub(4 * params);
         let ratio =
             |e: Embedding| fp32 as f64 / (packed_size(&self.student, packing, e).0 + around) as f64;
-        let embedding = if ratio(Embedding::Half) < 0.8 * target {
+        let half = ratio(Embedding::Half);
+        let embedding = if half < target {
             Embedding::Eight
         } else {
             Embedding::Half
@@ -124,11 +125,11 @@ impl BitnetPhase {
         ] {
             cx.metric(&key, &format!("packed/{name}"), value)?;
         }
-        if ratio < 0.8 * target {
+        if half < target {
             let id = cx
                 .run
                 .journal()
-                .alert(&key, "low-compression", ratio, 0.8 * target)?;
+                .alert(&key, "low-compression", half, target)?;
             cx.run
                 .journal()
                 .settle_alert(id, "eight-bit-embedding", "automatic")?;

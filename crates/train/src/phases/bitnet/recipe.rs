@@ -13,7 +13,7 @@ pub struct BitnetRecipe {
     /// Weights below 0.5 + sparsity of their row's mean magnitude become zero.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub sparsity: Option<f32>,
-    /// Wanted ratio of the FP32 file to the packed one; below 80% of it the embedding goes to 8 bits.
+    /// Wanted ratio of the FP32 file to the packed one; below it the embedding goes to 8 bits.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub target_compression: Option<f64>,
     /// Pieces of training text that calibration reads.
