@@ -236,7 +236,7 @@ impl Params {
     }
 
     /// The given tensors, in their order.
-    pub(crate) fn from_tensors(parts: Vec<(String, Role, Tensor)>) -> Self {
+    pub fn from_tensors(parts: Vec<(String, Role, Tensor)>) -> Self {
         let index = parts
             .iter()
             .enumerate()
