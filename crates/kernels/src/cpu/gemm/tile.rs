@@ -78,12 +78,16 @@ pub(super) fn path(isa: Isa) -> Path {
 macro_rules! tile {
     ($name:ident, $feature:literal, $lanes:literal, $zero:ident, $splat:ident, $load:ident, $store:ident,
      $mul:ident, $fma:ident, $($rows:literal)*) => {
+        /// # Safety
+        /// As [`Tile`](super::Tile).
         #[target_feature(enable = $feature)]
         #[allow(clippy::too_many_arguments)]
         pub(super) unsafe fn $name(
             rows: usize, k: usize, a: *const f32, rsa: usize, csa: usize, b: *const f32, rsb: usize,
             alpha: f32, beta: f32, c: *mut f32, rsc: usize,
         ) {
+            /// # Safety
+            /// As [`Tile`](super::Tile), with `R` rows.
             #[target_feature(enable = $feature)]
             #[allow(clippy::too_many_arguments)]
             unsafe fn of<const R: usize>(
@@ -127,6 +131,8 @@ macro_rules! tile {
 /// Inner products in one vector of partial sums each, added up lane by lane; the rest follows one by one.
 macro_rules! dots {
     ($name:ident, $feature:literal, $lanes:literal, $zero:ident, $load:ident, $store:ident, $fma:ident) => {
+        /// # Safety
+        /// As [`Dots`](super::Dots).
         #[target_feature(enable = $feature)]
         pub(super) unsafe fn $name(
             k: usize,
@@ -194,6 +200,10 @@ mod x86 {
     );
 }
 
+/// [`Dots`] in plain loops.
+///
+/// # Safety
+/// As [`Dots`].
 pub(super) unsafe fn scalar_dots(
     k: usize,
     a: *const f32,
@@ -208,6 +218,9 @@ pub(super) unsafe fn scalar_dots(
 }
 
 /// The tile of any other CPU, in plain loops.
+///
+/// # Safety
+/// As [`Tile`].
 #[allow(clippy::too_many_arguments)]
 pub(super) unsafe fn scalar<const R: usize, const C: usize>(
     rows: usize,
