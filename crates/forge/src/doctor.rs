@@ -27,10 +27,11 @@ pub(crate) fn doctor(common: &Common) -> Result<u8> {
         .map_err(|e| e.to_string());
     let data_root = crate::datasets::root(common)?;
     let isa = tensor::isa::name();
+    let paths: Vec<&str> = tensor::isa::available().map(|i| i.name()).collect();
     let mut findings = vec![
         Finding {
             name: "instruction path",
-            found: isa.into(),
+            found: format!("{isa} (of {})", paths.join(", ")),
             good: isa != "scalar",
             advice: "training is slow without AVX2 or NEON; tiny and quick still run",
         },

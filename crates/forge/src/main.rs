@@ -30,7 +30,9 @@ use std::process::ExitCode;
 
 fn main() -> ExitCode {
     let args = args::Args::parse();
-    ExitCode::from(args.command.run(&args.common).unwrap_or_else(|fault| {
+    let path = tensor::isa::selected().map_err(|why| fault::Usage(why.into()).into());
+    let code = path.and_then(|_| args.command.run(&args.common));
+    ExitCode::from(code.unwrap_or_else(|fault| {
         eprintln!("forge: {fault:#}");
         fault::exit_code(&fault)
     }))

@@ -111,6 +111,32 @@ impl Sink {
         }
     }
 
+    /// The gradient of `x` for a product that ends in C = beta C + ...: the buffer, and beta. Before the first
+    /// gradient beta is 0 and the buffer holds old values.
+    pub(crate) fn target(&mut self, x: Var) -> (&mut Tensor, f32) {
+        let i = x.0 as usize;
+        let beta = if self.grads[i].is_some() { 1.0 } else { 0.0 };
+        let dims = &self.dims[i];
+        let buffer = self.grads[i].get_or_insert_with(|| Tensor::dirty(dims));
+        (buffer, beta)
+    }
+
+    /// Adds the product a b to the gradient of `x`, either operand transposed on request.
+    #[track_caller]
+    pub(crate) fn add_product(
+        &mut self,
+        x: Var,
+        a: &Tensor,
+        b: &Tensor,
+        trans_a: bool,
+        trans_b: bool,
+    ) {
+        if self.wants(x) {
+            let (gradient, beta) = self.target(x);
+            gradient.matmul_(a, b, trans_a, trans_b, beta);
+        }
+    }
+
     /// The gradient buffer of `x`, zero at first, for kernels that add into it.
     pub(crate) fn buffer(&mut self, x: Var) -> &mut Tensor {
         let i = x.0 as usize;

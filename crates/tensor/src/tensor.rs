@@ -269,25 +269,40 @@ impl Tensor {
     /// a b, either operand transposed on request. a [M, K], b [K, N].
     #[track_caller]
     pub fn matmul(a: &Tensor, b: &Tensor, trans_a: bool, trans_b: bool) -> Tensor {
-        let (ar, ac, br, bc) = (a.rows(), a.cols(), b.rows(), b.cols());
-        let (m, k, rsa, csa) = if trans_a {
-            (ac, ar, 1, ac)
-        } else {
-            (ar, ac, ac, 1)
-        };
-        let (kb, n, rsb, csb) = if trans_b {
-            (bc, br, 1, bc)
-        } else {
-            (br, bc, bc, 1)
-        };
-        assert_eq!(
-            k,
-            kb,
-            "matmul: {:?} (transposed {trans_a}) by {:?} (transposed {trans_b})",
-            a.dims(),
-            b.dims()
-        );
+        let m = if trans_a { a.cols() } else { a.rows() };
+        let n = if trans_b { b.rows() } else { b.cols() };
         let mut c = Tensor::dirty(&[m, n]);
+        c.matmul_(a, b, trans_a, trans_b, 0.0);
+        c
+    }
+
+    /// self = beta self + a b, either operand transposed on request. With `beta` 0 old values are not read.
+    #[track_caller]
+    pub(crate) fn matmul_(
+        &mut self,
+        a: &Tensor,
+        b: &Tensor,
+        trans_a: bool,
+        trans_b: bool,
+        beta: f32,
+    ) {
+        // Rows, columns and the strides of both.
+        let view = |t: &Tensor, trans: bool| {
+            if trans {
+                (t.cols(), t.rows(), 1, t.cols())
+            } else {
+                (t.rows(), t.cols(), t.cols(), 1)
+            }
+        };
+        let (m, k, rsa, csa) = view(a, trans_a);
+        let (kb, n, rsb, csb) = view(b, trans_b);
+        assert!(
+            k == kb && (m, n) == (self.rows(), self.cols()),
+            "matmul: {:?} (transposed {trans_a}) by {:?} (transposed {trans_b}) into {:?}",
+            a.dims(),
+            b.dims(),
+            self.dims()
+        );
         kernels::cpu::gemm::gemm(
             m,
             n,
@@ -299,10 +314,9 @@ impl Tensor {
             b.data(),
             rsb,
             csb,
-            0.0,
-            c.data_mut(),
+            beta,
+            self.data_mut(),
             n,
         );
-        c
     }
 }

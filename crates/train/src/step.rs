@@ -89,12 +89,10 @@ pub fn forward_backward(
         };
         at += batch.len() as u64;
         let out = model.forward(&p, &batch, Depth::PerToken(&depths), None, false);
-        let nll = tape.cross_entropy(out.hidden, p.var("embed.weight"), targets.into());
         let scale = 1.0 / total.max(1.0) as f32;
-        let loss = tape.weighted_sum(
-            nll,
-            weights.iter().map(|w| w * scale).collect::<Vec<_>>().into(),
-        );
+        let weights: Vec<f32> = weights.iter().map(|w| w * scale).collect();
+        let table = p.var("embed.weight");
+        let loss = tape.cross_entropy_sum(out.hidden, table, targets.into(), &weights);
         report.nats += f64::from(tape.value(loss).item());
         report.rows += batch.len();
         report.flops += tape.flops();

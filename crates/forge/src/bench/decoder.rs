@@ -110,8 +110,8 @@ impl Decoder {
         }
         let last = 1 + LAYERS * PER_LAYER;
         let h = tape.rms_norm(h, vars[last], EPS);
-        let nll = tape.cross_entropy(h, vars[last + 1], targets.to_vec().into());
-        let loss = tape.mean(nll);
+        let weights = vec![1.0 / rows as f32; rows];
+        let loss = tape.cross_entropy_sum(h, vars[last + 1], targets.to_vec().into(), &weights);
         let value = tape.value(loss).item();
         let flops = tape.flops();
         tape.backward(loss, &mut self.grads);

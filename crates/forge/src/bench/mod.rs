@@ -42,8 +42,9 @@ pub(crate) fn bench(args: &BenchArgs, common: &Common) -> Result<u8> {
 fn check_isa(wanted: Option<&str>) -> Result<()> {
     match wanted {
         Some(w) if w != tensor::isa::name() => usage(format!(
-            "--isa {w}: this machine runs {}, found at run time; measure {w} on a machine that has no better path",
-            tensor::isa::name()
+            "--isa {w}: this process runs on {}; set {}={w} where the machine has it",
+            tensor::isa::name(),
+            tensor::isa::VARIABLE
         )),
         _ => Ok(()),
     }

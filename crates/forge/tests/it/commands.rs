@@ -1,6 +1,6 @@
 //! The other commands, on the models of a finished run and on foreign ones.
 
-use crate::process::{Root, assert_same, finals, forge, undisturbed};
+use crate::process::{Root, assert_same, finals, forge, forge_on, undisturbed};
 use serde_json::Value;
 use std::path::{Path, PathBuf};
 
@@ -327,6 +327,21 @@ fn doctor_and_runs_speak_json() {
         root.forge(&["runs", "--json"]).ended(0).json(),
         serde_json::json!([])
     );
+}
+
+#[test]
+fn an_instruction_path_can_be_forced_and_a_wrong_one_is_refused() {
+    let root = Root::new();
+    let best = root.forge(&["doctor", "--json"]).ended(0).json();
+    for isa in ["scalar", "neon", "avx2", "avx512"] {
+        let done = forge_on(isa, root.path(), &["doctor", "--json"]);
+        if done.code == Some(0) {
+            assert_eq!(done.json()["isa"], isa);
+        } else {
+            let best = best["isa"].as_str().unwrap();
+            done.ended(2).says(&["FORGE_ISA", isa, best]);
+        }
+    }
 }
 
 #[test]

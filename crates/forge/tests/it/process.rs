@@ -221,13 +221,21 @@ pub(crate) fn assert_same(a: &BTreeMap<String, Vec<u8>>, b: &BTreeMap<String, Ve
 
 /// Runs the program to its end on one or more arguments.
 pub(crate) fn forge(root: &Path, args: &[&str]) -> Done {
-    let output = Command::new(FORGE)
+    end(Command::new(FORGE).arg("--root").arg(root).args(args))
+}
+
+/// The same on a given instruction path.
+pub(crate) fn forge_on(isa: &str, root: &Path, args: &[&str]) -> Done {
+    let mut command = Command::new(FORGE);
+    end(command
+        .env("FORGE_ISA", isa)
         .arg("--root")
         .arg(root)
-        .args(args)
-        .stdin(Stdio::null())
-        .output()
-        .unwrap();
+        .args(args))
+}
+
+fn end(command: &mut Command) -> Done {
+    let output = command.stdin(Stdio::null()).output().unwrap();
     Done {
         code: output.status.code(),
         out: String::from_utf8(output.stdout).unwrap(),

@@ -10,11 +10,11 @@
 
 use super::elementwise::dot;
 use super::gemm::gemm_seq;
+use super::scratch;
 use super::shared::Shared;
 use crate::isa::multiversion;
 use crate::math;
 use rayon::prelude::*;
-use std::cell::RefCell;
 use std::ops::Range;
 
 /// Which keys each query sees. Rows of queries are contiguous per segment; so are rows of keys.
@@ -70,20 +70,6 @@ pub struct Operands<'a> {
 
 /// Query rows handled at once.
 const BLOCK: usize = 64;
-
-thread_local! {
-    static SCRATCH: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
-}
-
-/// Runs `f` with a zeroed scratch buffer of this thread.
-fn with_scratch<R>(len: usize, f: impl FnOnce(&mut [f32]) -> R) -> R {
-    let mut buffer = SCRATCH.with(|s| std::mem::take(&mut *s.borrow_mut()));
-    buffer.clear();
-    buffer.resize(len, 0.0);
-    let result = f(&mut buffer);
-    SCRATCH.with(|s| *s.borrow_mut() = buffer);
-    result
-}
 
 multiversion! {
     fn softmax_in_place(x: &mut [f32]) -> (f32, f32) {
@@ -360,7 +346,7 @@ pub fn forward(o: &Operands, layout: &Layout, out: &mut [f32], lse: &mut [f32], 
             let mut tops = vec![f32::NEG_INFINITY; group];
             for rows in blocks(&layout.queries[s]) {
                 let b = Block::new(layout, rows, prefix);
-                with_scratch(b.len() * b.columns, |scores| {
+                scratch::with(b.len() * b.columns, |scores| {
                     for (g, top) in tops.iter_mut().enumerate() {
                         let head = kv * group + g;
                         products(
@@ -434,25 +420,26 @@ fn weighted<'a>(
             }
         }
     } else {
-        let mut acc = vec![0.0; b.len() * hd];
-        gemm_seq(
-            b.len(),
-            hd,
-            seen,
-            1.0,
-            &p[b.prefix..],
-            b.columns,
-            1,
-            values,
-            ks,
-            1,
-            0.0,
-            &mut acc,
-            hd,
-        );
-        for r in 0..b.len() {
-            axpy(row(r), &acc[r * hd..][..hd], 1.0);
-        }
+        scratch::with(b.len() * hd, |acc| {
+            gemm_seq(
+                b.len(),
+                hd,
+                seen,
+                1.0,
+                &p[b.prefix..],
+                b.columns,
+                1,
+                values,
+                ks,
+                1,
+                0.0,
+                acc,
+                hd,
+            );
+            for r in 0..b.len() {
+                axpy(row(r), &acc[r * hd..][..hd], 1.0);
+            }
+        });
     }
     for (r, i) in b.rows.clone().enumerate() {
         let out = row(r);
@@ -528,7 +515,7 @@ pub fn backward(
             for rows in blocks(&layout.queries[s]) {
                 let b = Block::new(layout, rows, prefix);
                 let (n, seen) = (b.len(), b.hi - b.lo);
-                with_scratch(2 * n * b.columns + (seen + n) * hd, |scratch| {
+                scratch::with(2 * n * b.columns + (seen + n) * hd, |scratch| {
                     let (p, rest) = scratch.split_at_mut(n * b.columns);
                     let (dp, acc) = rest.split_at_mut(n * b.columns);
                     for g in 0..group {

@@ -92,12 +92,31 @@ pub fn swiglu(gate: &[f32], up: &[f32], out: &mut [f32]) {
     binary(gate, up, out, |g, u| math::silu(g) * u);
 }
 
+multiversion! {
+    fn swiglu_gradient(gate: &[f32], up: &[f32], dy: &[f32], dgate: &mut [f32], dup: &mut [f32]) {
+        for ((((&g, &u), &d), dg), du) in gate.iter().zip(up).zip(dy).zip(dgate).zip(dup) {
+            let s = math::sigmoid(g);
+            *dg = d * u * (s * (1.0 + g * (1.0 - s)));
+            *du = d * (g * s);
+        }
+    }
+}
+
 /// Gradients of [`swiglu`] with respect to gate and up.
 pub fn swiglu_backward(gate: &[f32], up: &[f32], dy: &[f32], dgate: &mut [f32], dup: &mut [f32]) {
-    ternary(gate, up, dy, dgate, |g, u, d| {
-        d * u * math::silu_derivative(g)
-    });
-    binary(gate, dy, dup, |g, d| d * math::silu(g));
+    let n = gate.len();
+    assert!(
+        [up.len(), dy.len(), dgate.len(), dup.len()] == [n; 4],
+        "swiglu_backward: lengths"
+    );
+    dgate
+        .par_chunks_mut(BLOCK)
+        .zip(dup.par_chunks_mut(BLOCK))
+        .enumerate()
+        .for_each(|(i, (dg, du))| {
+            let at = i * BLOCK..i * BLOCK + dg.len();
+            swiglu_gradient(&gate[at.clone()], &up[at.clone()], &dy[at], dg, du);
+        });
 }
 
 /// Rows a reduction over rows takes at a time; partial sums are combined in row-block order.

@@ -9,5 +9,6 @@ pub mod memory;
 pub mod memory_read;
 pub mod norm;
 pub mod optim;
+mod scratch;
 mod shared;
 pub mod ternary;

@@ -1,7 +1,6 @@
 //! Linear maps, products, the causal convolution, and cross-entropy fused with the head.
 
 use crate::{Ids, Segments, Tape, Tensor, Var};
-use kernels::cpu::gemm::gemm;
 use kernels::cpu::{conv, loss};
 
 impl Tape {
@@ -11,58 +10,11 @@ impl Tape {
         let (xv, wv) = (self.value(x), self.value(w));
         let (n, i, o) = (xv.rows(), xv.cols(), wv.rows());
         assert_eq!(i, wv.cols(), "linear: x {:?}, w {:?}", xv.dims(), wv.dims());
-        let mut out = Tensor::dirty(&[n, o]);
-        gemm(
-            n,
-            o,
-            i,
-            1.0,
-            xv.data(),
-            i,
-            1,
-            wv.data(),
-            1,
-            i,
-            0.0,
-            out.data_mut(),
-            o,
-        );
+        let out = Tensor::matmul(&xv, &wv, false, true);
         self.count_flops(2 * n * o * i);
         self.push(out, &[x, w], move |dy, sink| {
-            if sink.wants(x) {
-                gemm(
-                    n,
-                    i,
-                    o,
-                    1.0,
-                    dy.data(),
-                    o,
-                    1,
-                    wv.data(),
-                    i,
-                    1,
-                    1.0,
-                    sink.buffer(x).data_mut(),
-                    i,
-                );
-            }
-            if sink.wants(w) {
-                gemm(
-                    o,
-                    i,
-                    n,
-                    1.0,
-                    dy.data(),
-                    1,
-                    o,
-                    xv.data(),
-                    i,
-                    1,
-                    1.0,
-                    sink.buffer(w).data_mut(),
-                    i,
-                );
-            }
+            sink.add_product(x, dy, &wv, false, false);
+            sink.add_product(w, dy, &xv, true, false);
         })
     }
 
@@ -75,12 +27,8 @@ impl Tape {
         let out = Tensor::matmul(&av, &bv, false, false);
         self.count_flops(2 * m * n * k);
         self.push(out, &[a, b], move |dy, sink| {
-            if sink.wants(a) {
-                sink.add(a, Tensor::matmul(dy, &bv, false, true));
-            }
-            if sink.wants(b) {
-                sink.add(b, Tensor::matmul(&av, dy, true, false));
-            }
+            sink.add_product(a, dy, &bv, false, true);
+            sink.add_product(b, &av, dy, true, false);
         })
     }
 
@@ -145,10 +93,73 @@ impl Tape {
     /// The N x V logits never exist as a whole.
     #[track_caller]
     pub fn cross_entropy(&self, h: Var, table: Var, targets: Ids) -> Var {
-        let (hv, tv) = (self.value(h), self.value(table));
+        let (hv, tv) = self.scored(h, table, &targets);
         let (n, w) = (hv.rows(), hv.cols());
+        let mut nll = Tensor::dirty(&[n]);
+        let mut lse = vec![0.0; n];
+        loss::cross_entropy(hv.data(), tv.data(), w, &targets, nll.data_mut(), &mut lse);
+        self.count_flops(2 * n * w * tv.rows());
+        self.push(nll, &[h, table], move |dy, sink| {
+            let mut dh = Tensor::zeros(hv.dims());
+            let (dtable, beta) = sink.target(table);
+            let grads = loss::Gradients {
+                h: dh.data_mut(),
+                table: dtable.data_mut(),
+                beta,
+            };
+            let (rows, lse) = (hv.data(), Some(&lse[..]));
+            loss::cross_entropy_backward(rows, tv.data(), w, &targets, lse, dy.data(), grads);
+            sink.add(h, dh);
+        })
+    }
+
+    /// sum_i w_i nll_i of [`Tape::cross_entropy`] -> [1], for weights that are known beforehand: the logits are
+    /// computed once, for the forward and the backward pass together, and only of rows that carry weight.
+    #[track_caller]
+    pub fn cross_entropy_sum(&self, h: Var, table: Var, targets: Ids, weights: &[f32]) -> Var {
+        if !self.recording() {
+            return self.weighted_sum(self.cross_entropy(h, table, targets), weights.into());
+        }
+        let (hv, tv) = self.scored(h, table, &targets);
+        let w = hv.cols();
+        assert_eq!(
+            targets.len(),
+            weights.len(),
+            "cross_entropy_sum: {} targets, {} weights",
+            targets.len(),
+            weights.len()
+        );
+        let live = weights.iter().filter(|w| **w != 0.0).count();
+        self.count_flops(2 * live * w * tv.rows());
+        let (mut dh, mut dtable) = (Tensor::zeros(hv.dims()), Tensor::dirty(tv.dims()));
+        let grads = loss::Gradients {
+            h: dh.data_mut(),
+            table: dtable.data_mut(),
+            beta: 0.0,
+        };
+        let sum =
+            loss::cross_entropy_backward(hv.data(), tv.data(), w, &targets, None, weights, grads);
+        self.push(
+            Tensor::full(&[1], sum as f32),
+            &[h, table],
+            move |dy, sink| {
+                let factor = dy.item();
+                for (x, mut d) in [(h, dh), (table, dtable)] {
+                    if factor != 1.0 {
+                        d.scale_(factor);
+                    }
+                    sink.add(x, d);
+                }
+            },
+        )
+    }
+
+    /// Hidden rows and table of a cross-entropy, checked.
+    #[track_caller]
+    fn scored(&self, h: Var, table: Var, targets: &Ids) -> (Tensor, Tensor) {
+        let (hv, tv) = (self.value(h), self.value(table));
         assert!(
-            n == targets.len() && w == tv.cols(),
+            hv.rows() == targets.len() && hv.cols() == tv.cols(),
             "cross_entropy: h {:?}, table {:?}, {} targets",
             hv.dims(),
             tv.dims(),
@@ -159,23 +170,6 @@ impl Tape {
             "cross_entropy: target outside {:?}",
             tv.dims()
         );
-        let mut nll = Tensor::dirty(&[n]);
-        let mut lse = vec![0.0; n];
-        loss::cross_entropy(hv.data(), tv.data(), w, &targets, nll.data_mut(), &mut lse);
-        self.count_flops(2 * n * w * tv.rows());
-        self.push(nll, &[h, table], move |dy, sink| {
-            let mut dh = Tensor::zeros(hv.dims());
-            loss::cross_entropy_backward(
-                hv.data(),
-                tv.data(),
-                w,
-                &targets,
-                &lse,
-                dy.data(),
-                dh.data_mut(),
-                sink.buffer(table).data_mut(),
-            );
-            sink.add(h, dh);
-        })
+        (hv, tv)
     }
 }

@@ -220,40 +220,8 @@ impl Tape {
         self.count_flops(2 * n * o * i);
         self.push(out, &[x, w], move |dy, sink| match &rounded {
             Rounded::Mixed { w: wm, x: xm } => {
-                if sink.wants(x) {
-                    gemm(
-                        n,
-                        i,
-                        o,
-                        1.0,
-                        dy.data(),
-                        o,
-                        1,
-                        wm.data(),
-                        i,
-                        1,
-                        1.0,
-                        sink.buffer(x).data_mut(),
-                        i,
-                    );
-                }
-                if sink.wants(w) {
-                    gemm(
-                        o,
-                        i,
-                        n,
-                        1.0,
-                        dy.data(),
-                        1,
-                        o,
-                        xm.data(),
-                        i,
-                        1,
-                        1.0,
-                        sink.buffer(w).data_mut(),
-                        i,
-                    );
-                }
+                sink.add_product(x, dy, wm, false, false);
+                sink.add_product(w, dy, xm, true, false);
             }
             Rounded::Whole {
                 t,
@@ -266,42 +234,14 @@ impl Tape {
                     for row in d.data_mut().chunks_mut(o) {
                         row.iter_mut().zip(scales).for_each(|(v, s)| *v *= s);
                     }
-                    gemm(
-                        n,
-                        i,
-                        o,
-                        1.0,
-                        d.data(),
-                        o,
-                        1,
-                        t.data(),
-                        i,
-                        1,
-                        1.0,
-                        sink.buffer(x).data_mut(),
-                        i,
-                    );
+                    sink.add_product(x, &d, t, false, false);
                 }
                 if sink.wants(w) {
                     let mut d = dy.clone();
                     for (row, s) in d.data_mut().chunks_mut(o).zip(steps) {
                         row.iter_mut().for_each(|v| *v *= s);
                     }
-                    gemm(
-                        o,
-                        i,
-                        n,
-                        1.0,
-                        d.data(),
-                        1,
-                        o,
-                        q.data(),
-                        i,
-                        1,
-                        1.0,
-                        sink.buffer(w).data_mut(),
-                        i,
-                    );
+                    sink.add_product(w, &d, q, true, false);
                 }
             }
         })

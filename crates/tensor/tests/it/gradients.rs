@@ -223,6 +223,7 @@ fn losses() -> Vec<Case> {
     let targets =
         |n: usize, v: usize| -> Arc<[u32]> { (0..n).map(|i| ((i * 7 + 3) % v) as u32).collect() };
     let (t1, t2, t3) = (targets(6, 21), targets(6, 21), targets(1100, 9));
+    let t4 = t2.clone();
     vec![
         case("cross_entropy", [x(&[6, 5]), y(&[21, 5])], move |t, v| {
             t.cross_entropy(v[0], v[1], t1.clone())
@@ -241,6 +242,16 @@ fn losses() -> Vec<Case> {
             move |t, v| {
                 let nll = t.cross_entropy(v[0], v[1], t3.clone());
                 t.weighted_sum(nll, (0..1100).map(|i| (i % 4) as f32 * 0.1).collect())
+            },
+        ),
+        case(
+            "cross_entropy_sum: rows of weight zero, used twice",
+            [x(&[6, 5]), y(&[21, 5])],
+            move |t, v| {
+                let weights = [0.0, 1.0, 0.5, 0.0, 2.0, 0.0];
+                let a = t.cross_entropy_sum(v[0], v[1], t4.clone(), &weights);
+                let b = t.cross_entropy_sum(t.tanh(v[0]), v[1], t4.clone(), &weights);
+                t.add(t.scale(a, 0.3), b)
             },
         ),
     ]

@@ -173,10 +173,41 @@ fn no_rows_go_through_every_coarse_operation() {
     let x = t.gather_rows(x, Arc::new([]));
     let nll = t.cross_entropy(x, w, Arc::new([]));
     assert_eq!(t.dims(nll), [0]);
-    let loss = t.sum(nll);
+    let sum = t.cross_entropy_sum(x, w, Arc::new([]), &[]);
+    let loss = t.add(t.sum(nll), sum);
     let mut grads = Grads::new(6);
     t.backward(loss, &mut grads);
     assert!((0..6).all(|i| grads.get(i).is_none_or(|g| g.max_abs() == 0.0)));
+}
+
+/// One form takes the gradient along in the forward pass, the other comes back for it.
+#[test]
+fn both_forms_of_cross_entropy_give_the_same_sum_and_gradients() {
+    let (h, table) = (
+        normal(&[1100, 24], 1.0, "h"),
+        normal(&[90, 24], 1.0, "table"),
+    );
+    let targets: tensor::Ids = (0..1100).map(|i| i * 11 % 90).collect();
+    let weights: Vec<f32> = (0..1100).map(|i| (i % 3) as f32 * 0.01).collect();
+    let run = |whole: bool| {
+        let t = Tape::new();
+        let (h, table) = (t.leaf(&h, 0), t.leaf(&table, 1));
+        let loss = if whole {
+            t.cross_entropy_sum(h, table, targets.clone(), &weights)
+        } else {
+            t.weighted_sum(
+                t.cross_entropy(h, table, targets.clone()),
+                weights.clone().into(),
+            )
+        };
+        let value = t.value(loss).item();
+        let mut grads = Grads::new(2);
+        t.backward(loss, &mut grads);
+        (value, [0, 1].map(|slot| grads.get(slot).unwrap().to_vec()))
+    };
+    let (a, b) = (run(true), run(false));
+    assert!((a.0 - b.0).abs() < 1e-5 * b.0.abs(), "{} and {}", a.0, b.0);
+    assert_eq!(a.1, b.1);
 }
 
 #[test]

@@ -24,9 +24,16 @@ pub(super) unsafe fn panel(
     unsafe {
         if csb == 1 {
             for (p, row) in to.chunks_exact_mut(cols).enumerate().take(k) {
-                let from = std::slice::from_raw_parts(b.add(p * rsb), some);
-                row[..some].copy_from_slice(from);
-                row[some..].fill(0.0);
+                let from = b.add(p * rsb);
+                // A copy of known length is a few moves, one of unknown length a call.
+                match (some, cols) {
+                    (16, 16) => *row.as_mut_ptr().cast::<[f32; 16]>() = *from.cast(),
+                    (32, 32) => *row.as_mut_ptr().cast::<[f32; 32]>() = *from.cast(),
+                    _ => {
+                        row[..some].copy_from_slice(std::slice::from_raw_parts(from, some));
+                        row[some..].fill(0.0);
+                    }
+                }
             }
             return;
         }
@@ -73,7 +80,7 @@ pub(super) unsafe fn rows(
         for (p, to) in to.chunks_exact_mut(rows).enumerate().take(k) {
             let a = a.add(p * csa);
             if rsa == 1 {
-                // A copy of known length is two moves, one of unknown length a call.
+                // As above.
                 match rows {
                     6 => *to.as_mut_ptr().cast::<[f32; 6]>() = *a.cast(),
                     12 => *to.as_mut_ptr().cast::<[f32; 12]>() = *a.cast(),

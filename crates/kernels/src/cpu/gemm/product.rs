@@ -2,10 +2,9 @@
 
 use super::tile::{MOST_ELEMENTS, Path, path};
 use super::{Shape, pack};
-use crate::cpu::shared::Shared;
+use crate::cpu::{scratch, shared::Shared};
 use crate::isa::detect;
 use rayon::prelude::*;
-use std::cell::RefCell;
 use std::ops::Range;
 
 /// Steps of k summed before they are added to C: a panel of B of this depth stays in the first-level cache.
@@ -25,31 +24,6 @@ const PACK_ROWS_FROM: usize = 2;
 
 /// Tasks that a product is cut into where its blocks of rows are fewer.
 const TASKS: usize = 8;
-
-thread_local! {
-    static PACKED: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
-    static TILE: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
-}
-
-/// Elements of a cache line.
-const LINE: usize = 16;
-
-/// Runs `f` with a buffer of this thread that begins at a cache line and holds old values. The buffer is
-/// taken out meanwhile: a task that runs while this thread waits finds another.
-fn with_buffer<R>(
-    of: &'static std::thread::LocalKey<RefCell<Vec<f32>>>,
-    len: usize,
-    f: impl FnOnce(&mut [f32]) -> R,
-) -> R {
-    let mut buffer = of.with(|b| std::mem::take(&mut *b.borrow_mut()));
-    if buffer.len() < len + LINE {
-        buffer.resize(len + LINE, 0.0);
-    }
-    let start = buffer.as_ptr().align_offset(4 * LINE);
-    let result = f(&mut buffer[start..start + len]);
-    of.with(|b| *b.borrow_mut() = buffer);
-    result
-}
 
 /// What all tasks of a product read.
 #[derive(Clone, Copy)]
@@ -175,7 +149,7 @@ unsafe fn columns(o: &Operands, range: Range<usize>, parallel: bool) {
         0
     };
     let size = s.k * cols;
-    with_buffer(&PACKED, (panels - first) * size, |packed| {
+    scratch::with((panels - first) * size, |packed| {
         let fill = |(p, to): (usize, &mut [f32])| {
             let lo = range.start + (first + p) * cols;
             let some = cols.min(range.end - lo);
@@ -240,7 +214,7 @@ unsafe fn walk(o: &Operands, block: &Block) {
     } else {
         block.rows.len() * DEPTH.min(s.k)
     };
-    with_buffer(&TILE, buffer, |tiles| {
+    scratch::with(buffer, |tiles| {
         for from in (0..s.k).step_by(DEPTH) {
             let depth = DEPTH.min(s.k - from);
             let beta = if from == 0 { s.beta } else { 1.0 };
@@ -306,7 +280,7 @@ unsafe fn walk(o: &Operands, block: &Block) {
 mod tests {
     use super::super::tile::{scalar, scalar_dots};
     use super::*;
-    use crate::isa::Isa;
+    use crate::isa;
     use crate::random::Counted;
 
     fn normals(n: usize, purpose: &str) -> Vec<f32> {
@@ -322,13 +296,8 @@ mod tests {
             tile: scalar::<12, 32>,
             dots: scalar_dots,
         };
-        let mut paths = vec![("scalar", path(Isa::Scalar)), ("12 x 32", wide)];
-        if matches!(detect(), Isa::Avx2 | Isa::Avx512) {
-            paths.push(("avx2", path(Isa::Avx2)));
-        }
-        if detect() == Isa::Avx512 {
-            paths.push(("avx512", path(Isa::Avx512)));
-        }
+        let mut paths = vec![("12 x 32", wide)];
+        paths.extend(isa::available().map(|isa| (isa.name(), path(isa))));
         paths
     }
 

@@ -276,25 +276,9 @@ pub fn step(
                 .collect::<Vec<_>>()
                 .into(),
         );
-        let nll = tape.cross_entropy(
-            text,
-            p.var("embed.weight"),
-            scene
-                .ordinary
-                .iter()
-                .map(|o| o.1)
-                .collect::<Vec<_>>()
-                .into(),
-        );
-        let term = tape.weighted_sum(
-            nll,
-            scene
-                .ordinary
-                .iter()
-                .map(|o| o.2 / total)
-                .collect::<Vec<_>>()
-                .into(),
-        );
+        let targets: Vec<u32> = scene.ordinary.iter().map(|o| o.1).collect();
+        let weights: Vec<f32> = scene.ordinary.iter().map(|o| o.2 / total).collect();
+        let term = tape.cross_entropy_sum(text, p.var("embed.weight"), targets.into(), &weights);
         nats = f64::from(tape.value(term).item());
         loss = tape.add(loss, term);
     }
