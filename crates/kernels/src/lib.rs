@@ -13,4 +13,5 @@
 pub mod cpu;
 pub mod isa;
 pub mod math;
+pub mod probe;
 pub mod random;

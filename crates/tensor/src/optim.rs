@@ -40,22 +40,19 @@ pub fn newton_schulz(g: &Tensor, coefficients: &[Coefficients], norm_factor: f32
     let mut x = g.reshape(&[r, c]);
     let norm = (x.sum_sq().sqrt() as f32) * norm_factor + 1e-7;
     x.scale_(1.0 / norm);
+    // With more rows than columns, X^T X is the smaller product: X <- a X + X (b A + c A^2). A and its square
+    // are symmetric.
+    let mut gram = Tensor::zeros(&[r.min(c); 2]);
     for &(a, b, cc) in coefficients {
-        // With more rows than columns, X^T X is the smaller product: X <- a X + X (b A + c A^2).
-        let gram = if tall {
-            Tensor::matmul(&x, &x, true, false)
+        gram.gram_(&x, tall, 1.0, 0.0);
+        let mut poly = gram.clone();
+        poly.gram_(&gram, false, cc, b);
+        let mut next = x.clone();
+        if tall {
+            next.matmul_(&x, &poly, false, false, a);
         } else {
-            Tensor::matmul(&x, &x, false, true)
-        };
-        let mut poly = Tensor::matmul(&gram, &gram, false, false);
-        poly.scale_(cc);
-        poly.add_scaled_(&gram, b);
-        let mut next = if tall {
-            Tensor::matmul(&x, &poly, false, false)
-        } else {
-            Tensor::matmul(&poly, &x, false, false)
-        };
-        next.add_scaled_(&x, a);
+            next.matmul_(&poly, &x, false, false, a);
+        }
         x = next;
     }
     x

@@ -1,5 +1,6 @@
-//! Tokens a second of reading a prompt and of generating, one sequence.
+//! Tokens a second of reading prompts and of generating, one sequence or several at once.
 
+use super::{median, peak_rss_mib};
 use crate::args::Common;
 use crate::fault::usage;
 use crate::models::{self, Kind};
@@ -22,46 +23,65 @@ pub(crate) struct DecodeArgs {
     /// Tokens generated
     #[arg(long, value_name = "N", default_value_t = 128)]
     new: usize,
+    /// Sequences that are generated at once
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    batch: usize,
     /// Tokenizer of a model that has none beside it
     #[arg(long, value_name = "FILE")]
     tokenizer: Option<PathBuf>,
 }
 
 pub(super) fn run(args: &DecodeArgs, common: &Common) -> Result<u8> {
-    if args.prompt == 0 || args.new == 0 {
-        return usage("--prompt and --new are at least 1");
+    if args.prompt == 0 || args.new == 0 || args.batch == 0 {
+        return usage("--prompt, --new and --batch are at least 1");
     }
     let loaded = models::load(&args.model, args.tokenizer.as_deref(), common)?;
     let model = loaded.language();
     let random = tensor::random::Counted::new(0, "bench/decode", 0);
-    let prompt: Vec<u32> = (0..args.prompt as u64)
-        .map(|i| random.below(i, model.vocab()) as u32)
+    let prompts: Vec<Vec<u32>> = (0..args.batch as u64)
+        .map(|s| {
+            let token = |i| random.below(s * args.prompt as u64 + i, model.vocab()) as u32;
+            (0..args.prompt as u64).map(token).collect()
+        })
         .collect();
-    let mut stream = model.stream(1);
+    let entries: Vec<(usize, &[u32])> = prompts.iter().map(Vec::as_slice).enumerate().collect();
+    let mut stream = model.stream(args.batch);
     // Once to warm the buffers.
-    stream.extend(&[(0, &prompt)]);
-    stream.reset(0);
+    stream.extend(&entries);
+    (0..args.batch).for_each(|s| stream.reset(s));
     let begun = Instant::now();
-    let mut logits = stream.extend(&[(0, &prompt)]).to_vec();
+    let mut logits = stream.extend(&entries);
     let reading = begun.elapsed().as_secs_f64();
-    let begun = Instant::now();
+    let mut seconds = Vec::with_capacity(args.new);
     for step in 0..args.new {
-        let token = Sampler::GREEDY.choose(&logits, 0, step as u64);
-        logits = stream.extend(&[(0, &[token])]).to_vec();
+        let begun = Instant::now();
+        let rows = logits.to_vec();
+        let tokens: Vec<[u32; 1]> = rows
+            .chunks(model.vocab())
+            .map(|row| [Sampler::GREEDY.choose(row, 0, step as u64)])
+            .collect();
+        let entries: Vec<(usize, &[u32])> = tokens.iter().map(|t| &t[..]).enumerate().collect();
+        logits = stream.extend(&entries);
+        seconds.push(begun.elapsed().as_secs_f64());
     }
-    let generating = begun.elapsed().as_secs_f64();
+    let generating: f64 = seconds.iter().sum();
+    let tokens = (args.batch * args.new) as f64;
     let result = json!({
         "isa": tensor::isa::name(), "threads": rayon::current_num_threads(), "params": model.parameters(),
-        "prompt_tokens_per_second": args.prompt as f64 / reading,
-        "decode_tokens_per_second": args.new as f64 / generating,
+        "batch": args.batch,
+        "prompt_tokens_per_second": (args.batch * args.prompt) as f64 / reading,
+        "decode_tokens_per_second": tokens / generating,
+        "median_step_seconds": median(seconds),
         "bytes_read_per_token": bytes_read(&loaded),
+        "peak_rss_mib": peak_rss_mib(),
     });
     if common.json {
         output::json(&result);
     } else {
         let figure = |k: &str| result[k].as_f64().unwrap_or(0.0);
         output::line(&format!(
-            "prompt {:.1} tokens/s, decoding {:.1} tokens/s, {} of weights read a token",
+            "{} at once: prompt {:.1} tokens/s, decoding {:.1} tokens/s, {} of weights read a step",
+            args.batch,
             figure("prompt_tokens_per_second"),
             figure("decode_tokens_per_second"),
             crate::table::bytes(figure("bytes_read_per_token") as u64)

@@ -3,6 +3,7 @@
 mod decode;
 mod decoder;
 mod gemm;
+mod ops;
 mod train_step;
 
 pub(crate) use train_step::random_pieces;
@@ -25,8 +26,12 @@ enum Bench {
     TrainStep(train_step::TrainStepArgs),
     /// Matrix products of the sizes that the models use
     Gemm(gemm::GemmArgs),
+    /// Each operation alone, forward and backward, beside what the machine can do
+    Ops(ops::OpsArgs),
     /// Reading a prompt and generating
-    #[command(after_help = "Example:\n  forge bench decode myrun/bitnet --json")]
+    #[command(
+        after_help = "Examples:\n  forge bench decode myrun/bitnet --json\n  forge bench decode decoder --batch 32"
+    )]
     Decode(decode::DecodeArgs),
 }
 
@@ -34,6 +39,7 @@ pub(crate) fn bench(args: &BenchArgs, common: &Common) -> Result<u8> {
     match &args.command {
         Bench::TrainStep(a) => train_step::run(a, common),
         Bench::Gemm(a) => gemm::run(a, common),
+        Bench::Ops(a) => ops::run(a, common),
         Bench::Decode(a) => decode::run(a, common),
     }
 }

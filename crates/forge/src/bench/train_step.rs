@@ -20,7 +20,7 @@ use train::step::{self, TrainDepth};
 enum Model {
     /// The plain decoder that engines are compared on
     Decoder,
-    /// Our model, at the sizes of recipe base
+    /// Our model, at the sizes of a recipe
     Cognate,
 }
 
@@ -29,6 +29,9 @@ pub(crate) struct TrainStepArgs {
     /// What is trained
     #[arg(long, value_enum, default_value_t = Model::Decoder)]
     model: Model,
+    /// Recipe whose model and optimizer our model takes
+    #[arg(long, value_name = "NAME", default_value = "base")]
+    recipe: String,
     /// Timed steps, after one that is not
     #[arg(long, value_name = "N", default_value_t = 5)]
     steps: usize,
@@ -121,7 +124,7 @@ fn decoder(args: &TrainStepArgs) -> Timed {
 }
 
 fn cognate(args: &TrainStepArgs, common: &Common) -> Result<Timed> {
-    let recipe = recipes::load("base", &common.set)?;
+    let recipe = recipes::load(&args.recipe, &common.set)?;
     let config = recipe.model.config();
     let mut model = Cognate::new(config.clone(), 0);
     let mut optimizer = Optimizer::new(&model.params, recipe.cognate.optim.clone());

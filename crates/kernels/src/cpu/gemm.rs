@@ -39,6 +39,8 @@ struct Shape {
     rsc: usize,
     alpha: f32,
     beta: f32,
+    /// Only what lies on and above the diagonal is needed.
+    upper: bool,
 }
 
 fn check(rows: usize, cols: usize, rs: usize, cs: usize, len: usize, name: &str) {
@@ -71,7 +73,7 @@ pub fn gemm_seq(
     rsc: usize,
 ) {
     start(
-        m, n, k, alpha, a, rsa, csa, b, rsb, csb, beta, c, rsc, false,
+        m, n, k, alpha, a, rsa, csa, b, rsb, csb, beta, c, rsc, false, false,
     );
 }
 
@@ -94,8 +96,49 @@ pub fn gemm(
 ) {
     let parallel = m * n * k >= PARALLEL_FROM;
     start(
-        m, n, k, alpha, a, rsa, csa, b, rsb, csb, beta, c, rsc, parallel,
+        m, n, k, alpha, a, rsa, csa, b, rsb, csb, beta, c, rsc, parallel, false,
     );
+}
+
+/// C [n, n] = beta C + alpha A Aᵀ, for A [n, k] with element strides and a C that is symmetric already: about
+/// half the work of [`gemm`], and the same bits.
+#[allow(clippy::too_many_arguments)]
+pub fn gemm_symmetric(
+    n: usize,
+    k: usize,
+    alpha: f32,
+    a: &[f32],
+    rsa: usize,
+    csa: usize,
+    beta: f32,
+    c: &mut [f32],
+) {
+    let parallel = n * n * k / 2 >= PARALLEL_FROM;
+    start(
+        n, n, k, alpha, a, rsa, csa, a, csa, rsa, beta, c, n, parallel, true,
+    );
+    // Blocks, so that neither side is walked down its columns for long.
+    const BLOCK: usize = 32;
+    for rows in (0..n).step_by(BLOCK) {
+        for cols in (0..=rows).step_by(BLOCK) {
+            for i in rows..(rows + BLOCK).min(n) {
+                for j in cols..(cols + BLOCK).min(i) {
+                    c[i * n + j] = c[j * n + i];
+                }
+            }
+        }
+    }
+}
+
+/// C [m, n] += A [m, k] B [k, n], contiguous, by the tile loop alone: A and B count as packed. For
+/// [`crate::probe`]; `m` and `n` are multiples of every path's tile.
+pub(crate) fn gemm_bare(m: usize, n: usize, k: usize, a: &[f32], b: &[f32], c: &mut [f32]) {
+    assert!(
+        a.len() == m * k && b.len() == k * n && c.len() == m * n && m % 12 == 0 && n % 32 == 0,
+        "gemm_bare: sizes"
+    );
+    // SAFETY: just checked.
+    unsafe { product::bare(m, n, k, a.as_ptr(), b.as_ptr(), c.as_mut_ptr()) }
 }
 
 #[allow(clippy::too_many_arguments)]
@@ -114,6 +157,7 @@ fn start(
     c: &mut [f32],
     rsc: usize,
     parallel: bool,
+    upper: bool,
 ) {
     check(m, k, rsa, csa, a.len(), "A");
     check(k, n, rsb, csb, b.len(), "B");
@@ -129,6 +173,7 @@ fn start(
         rsc,
         alpha,
         beta,
+        upper,
     };
     if m == 0 || n == 0 {
         return;

@@ -1,7 +1,7 @@
 //! Matrix products against f64 loops: every transposition, shards, strides, and degenerate sizes.
 
 use crate::paths::normals;
-use kernels::cpu::gemm::{gemm, gemm_seq};
+use kernels::cpu::gemm::{gemm, gemm_seq, gemm_symmetric};
 
 /// Element strides of an [r, c] operand, stored as it is or transposed.
 fn strides(r: usize, c: usize, transposed: bool) -> (usize, usize) {
@@ -118,4 +118,23 @@ fn an_operand_that_is_too_short_is_refused() {
         &mut [0.0; 24],
         6,
     );
+}
+
+/// Half the work must not show in any bit.
+#[test]
+fn symmetric_products_are_whole_products_bit_for_bit() {
+    for (n, k) in [(1, 3), (5, 2), (31, 33), (97, 40), (200, 300), (330, 17)] {
+        for transposed in [false, true] {
+            let a = normals(n * k, 1.0, "a");
+            let (rs, cs) = strides(n, k, transposed);
+            let mut start = vec![0.0; n * n];
+            gemm(n, n, k, 0.5, &a, rs, cs, &a, cs, rs, 0.0, &mut start, n);
+            for (alpha, beta) in [(1.0, 0.0), (-0.5, 2.0)] {
+                let (mut half, mut whole) = (start.clone(), start.clone());
+                gemm_symmetric(n, k, alpha, &a, rs, cs, beta, &mut half);
+                gemm(n, n, k, alpha, &a, rs, cs, &a, cs, rs, beta, &mut whole, n);
+                assert!(half == whole, "n {n}, k {k}, transposed {transposed}");
+            }
+        }
+    }
 }

@@ -1,7 +1,8 @@
 //! Products on arm64, through the `gemm` crate.
 //!
 //! The crate's own threading would choose shards by the number of threads, so C is cut into shards by its
-//! shape alone and each runs sequentially: the same bits at any thread count.
+//! shape alone and each runs sequentially: the same bits at any thread count. A symmetric product is computed
+//! whole.
 
 use super::Shape;
 use crate::cpu::shared::Shared;
@@ -32,6 +33,35 @@ pub(super) unsafe fn run(s: Shape, a: *const f32, b: *const f32, c: &mut [f32], 
             }
         }
     });
+}
+
+/// One small product, sequentially: the crate has no barer loop to call.
+///
+/// # Safety
+/// A `[m, k]`, B `[k, n]` and C `[m, n]` are there.
+pub(super) unsafe fn bare(
+    m: usize,
+    n: usize,
+    k: usize,
+    a: *const f32,
+    b: *const f32,
+    c: *mut f32,
+) {
+    let shape = Shape {
+        m,
+        n,
+        k,
+        rsa: k,
+        csa: 1,
+        rsb: n,
+        csb: 1,
+        rsc: n,
+        alpha: 1.0,
+        beta: 1.0,
+        upper: false,
+    };
+    // SAFETY: promised by the caller.
+    unsafe { block(shape, Source(a), Source(b), c) }
 }
 
 /// An operand that tasks read.

@@ -62,6 +62,32 @@ pub(super) unsafe fn run(s: Shape, a: *const f32, b: *const f32, c: &mut [f32], 
     unsafe { run_on(path(detect()), s, a, b, c, parallel) }
 }
 
+/// The tiles of a product whose operands are taken as packed: panels of B, and rows of A in tiles.
+///
+/// # Safety
+/// A `[m, k]`, B `[k, n]` and C `[m, n]` are there; `m` and `n` are whole numbers of tiles.
+pub(super) unsafe fn bare(
+    m: usize,
+    n: usize,
+    k: usize,
+    a: *const f32,
+    b: *const f32,
+    c: *mut f32,
+) {
+    let path = path(detect());
+    let (rows, cols) = (path.rows, path.cols);
+    for column in (0..n).step_by(cols) {
+        for row in (0..m).step_by(rows) {
+            // SAFETY: a tile of C, a panel of B, and packed rows of A; the CPU has the path that was detected.
+            unsafe {
+                let (a, b) = (a.add(row * k), b.add(column * k));
+                let c = c.add(row * n + column);
+                (path.tile)(rows, k, a, 1, rows, b, cols, 1.0, 1.0, c, n);
+            }
+        }
+    }
+}
+
 /// As [`run`], on the kernels given.
 ///
 /// # Safety
@@ -241,6 +267,9 @@ unsafe fn walk(o: &Operands, block: &Block) {
                     (block.packed[at..].as_ptr(), path.cols)
                 };
                 for row in each() {
+                    if s.upper && column + width <= row {
+                        break;
+                    }
                     let rows = some(row);
                     // SAFETY: the tile's rows of A and C are there; a tile that reaches beyond the last
                     // column is computed aside.
@@ -338,6 +367,7 @@ mod tests {
                     rsc: n,
                     alpha,
                     beta,
+                    upper: false,
                 };
                 let mut want = vec![0.0f64; m * n];
                 for (i, row) in want.chunks_exact_mut(n).enumerate() {
