@@ -36,12 +36,18 @@ pub(crate) enum Text {
     Vocabulary(Vocabulary),
 }
 
-impl Loaded {
+impl Kind {
     pub(crate) fn language(&self) -> &dyn LanguageModel {
-        match &self.kind {
+        match self {
             Kind::Cognate(m) => &**m,
             Kind::Llama(m) => &**m,
         }
+    }
+}
+
+impl Loaded {
+    pub(crate) fn language(&self) -> &dyn LanguageModel {
+        self.kind.language()
     }
 
     /// The token in front of a text, if the model wants one.

@@ -4,18 +4,19 @@ use super::{median, peak_rss_mib};
 use crate::args::Common;
 use crate::fault::usage;
 use crate::models::{self, Kind};
-use crate::output;
+use crate::{output, recipes};
 use anyhow::Result;
 use clap::Args;
-use model::Part;
-use model::Sampler;
+use model::{Cognate, Part, Sampler};
 use serde_json::json;
 use std::path::PathBuf;
 use std::time::Instant;
 
 #[derive(Args)]
 pub(crate) struct DecodeArgs {
-    /// RUN, RUN/PHASE, RUN/PHASE/NAME, a folder or a file
+    /// RUN, RUN/PHASE, RUN/PHASE/NAME, a folder or a file; or, with random weights, the models of train-step:
+    /// decoder, cognate
+    #[arg(default_value = "decoder")]
     model: String,
     /// Tokens of the prompt
     #[arg(long, value_name = "N", default_value_t = 64)]
@@ -35,8 +36,15 @@ pub(super) fn run(args: &DecodeArgs, common: &Common) -> Result<u8> {
     if args.prompt == 0 || args.new == 0 || args.batch == 0 {
         return usage("--prompt, --new and --batch are at least 1");
     }
-    let loaded = models::load(&args.model, args.tokenizer.as_deref(), common)?;
-    let model = loaded.language();
+    let kind = match args.model.as_str() {
+        "decoder" => Kind::Llama(Box::new(super::decoder::llama())),
+        "cognate" => {
+            let recipe = recipes::load("base", &common.set)?;
+            Kind::Cognate(Box::new(Cognate::new(recipe.model.config(), 0)))
+        }
+        name => models::load(name, args.tokenizer.as_deref(), common)?.kind,
+    };
+    let model = kind.language();
     let random = tensor::random::Counted::new(0, "bench/decode", 0);
     let prompts: Vec<Vec<u32>> = (0..args.batch as u64)
         .map(|s| {
@@ -65,14 +73,20 @@ pub(super) fn run(args: &DecodeArgs, common: &Common) -> Result<u8> {
         seconds.push(begun.elapsed().as_secs_f64());
     }
     let generating: f64 = seconds.iter().sum();
-    let tokens = (args.batch * args.new) as f64;
+    let step = median(seconds);
+    let bandwidth = tensor::probe::bandwidth();
+    let (weights, state) = bytes_read(&kind);
+    let bytes = weights + state * args.batch as u64;
     let result = json!({
         "isa": tensor::isa::name(), "threads": rayon::current_num_threads(), "params": model.parameters(),
         "batch": args.batch,
         "prompt_tokens_per_second": (args.batch * args.prompt) as f64 / reading,
-        "decode_tokens_per_second": tokens / generating,
-        "median_step_seconds": median(seconds),
-        "bytes_read_per_token": bytes_read(&loaded),
+        "decode_tokens_per_second": (args.batch * args.new) as f64 / generating,
+        "median_step_seconds": step,
+        "bytes_read_per_token": bytes as f64 / args.batch as f64,
+        "bytes_read_per_step": bytes,
+        "gigabytes_per_second": bytes as f64 / step / 1e9,
+        "peak_gigabytes_per_second": bandwidth / 1e9,
         "peak_rss_mib": peak_rss_mib(),
     });
     if common.json {
@@ -80,38 +94,49 @@ pub(super) fn run(args: &DecodeArgs, common: &Common) -> Result<u8> {
     } else {
         let figure = |k: &str| result[k].as_f64().unwrap_or(0.0);
         output::line(&format!(
-            "{} at once: prompt {:.1} tokens/s, decoding {:.1} tokens/s, {} of weights read a step",
+            "{} at once: prompt {:.1} tokens/s, decoding {:.1} tokens/s; a step reads {} at {:.1} of {:.1} GB/s",
             args.batch,
             figure("prompt_tokens_per_second"),
             figure("decode_tokens_per_second"),
-            crate::table::bytes(figure("bytes_read_per_token") as u64)
+            crate::table::bytes(bytes),
+            figure("gigabytes_per_second"),
+            figure("peak_gigabytes_per_second"),
         ));
     }
     Ok(0)
 }
 
-/// Bytes of weights that one generated token reads: every matrix once, those of the core once a pass at full
-/// depth.
-fn bytes_read(loaded: &models::Loaded) -> u64 {
-    match &loaded.kind {
-        Kind::Llama(m) => 4 * m.params.count() as u64,
+/// Bytes that a step of one token a sequence reads: of weights, and of each sequence's own memories. Every
+/// matrix counts once, those of the core once a pass at full depth; keys and values of attention, which grow
+/// with the text, are left out.
+fn bytes_read(kind: &Kind) -> (u64, u64) {
+    match kind {
+        Kind::Llama(m) => {
+            // An embedding that is not the head is read by the row.
+            let c = &m.config;
+            let rows = if c.tied { 0 } else { c.vocab * c.width };
+            (4 * (m.params.count() - rows) as u64, 0)
+        }
         Kind::Cognate(m) => {
-            let core: Vec<String> = m
-                .config
-                .part(Part::Core)
-                .map(|i| format!("blocks.{i}."))
-                .collect();
+            let c = &m.config;
+            let core: Vec<String> = c.part(Part::Core).map(|i| format!("blocks.{i}.")).collect();
             let times = |name: &str| {
                 let looped = name.starts_with("core.") || core.iter().any(|c| name.starts_with(c));
-                if looped { m.config.passes as u64 } else { 1 }
+                if looped { c.passes as u64 } else { 1 }
             };
-            let plain = m.params.iter();
-            let plain: u64 = plain
-                .map(|(name, t)| 4 * t.numel() as u64 * times(name))
-                .sum();
+            // Each sequence has slots of its own.
+            let slots =
+                |name: &str| name.ends_with(".memory.keys") || name.ends_with(".memory.values");
+            let (mut weights, mut own) = (0, 0);
+            for (name, t) in m.params.iter() {
+                let bytes = 4 * t.numel() as u64 * times(name);
+                *(if slots(name) { &mut own } else { &mut weights }) += bytes;
+            }
             let packed = m.packed.iter();
-            let packed: u64 = packed.map(|(name, p)| p.bytes() as u64 * times(name)).sum();
-            plain + packed
+            weights += packed
+                .map(|(name, p)| p.bytes() as u64 * times(name))
+                .sum::<u64>();
+            (weights, own)
         }
     }
 }

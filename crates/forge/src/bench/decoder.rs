@@ -3,6 +3,8 @@
 //!
 //! Legend: N rows (tokens), W width, V vocabulary. Left out on purpose: everything that makes a Cognate.
 
+use model::Params;
+use model::llama::{Llama, LlamaConfig};
 use std::sync::Arc;
 use tensor::optim::{AdamW, adamw_};
 use tensor::random::Counted;
@@ -17,6 +19,39 @@ const EPS: f32 = 1e-6;
 
 /// Tensors of one layer: norm, q, k, v, o, norm, gate, up, down.
 const PER_LAYER: usize = 9;
+
+/// A Llama of the same sizes with random weights, for generation.
+pub(super) fn llama() -> Llama {
+    let config = LlamaConfig {
+        vocab: VOCAB,
+        width: WIDTH,
+        layers: LAYERS,
+        heads: HEADS,
+        kv_heads: HEADS,
+        head_width: WIDTH / HEADS,
+        ffn: FFN,
+        eps: EPS,
+        rope_theta: 1e4,
+        tied: false,
+        positions: 4096,
+        bos: None,
+        eos: Vec::new(),
+    };
+    let parts = config.specification().into_iter().enumerate();
+    let parts = parts.map(|(i, (name, dims, role))| {
+        let random = Counted::new(1, "bench/decoder", i as u64);
+        let tensor = if dims.len() == 1 {
+            Tensor::full(&dims, 1.0)
+        } else {
+            Tensor::randn(&dims, 0.02, &random)
+        };
+        (name, role, tensor)
+    });
+    Llama {
+        params: Params::from_tensors(parts.collect()),
+        config,
+    }
+}
 
 /// The decoder with its optimizer state.
 pub(super) struct Decoder {

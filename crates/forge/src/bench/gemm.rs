@@ -62,7 +62,10 @@ pub(super) fn run(args: &GemmArgs, common: &Common) -> Result<u8> {
                 vec![size, format!("{:.1}", figure("gflops")), share]
             })
             .collect();
-        output::text(&table::table(&["m x k x n", "GFLOP/s", "of the tile loop"], &cells));
+        output::text(&table::table(
+            &["m x k x n", "GFLOP/s", "of the tile loop"],
+            &cells,
+        ));
         output::line(&format!(
             "{isa}, {threads} threads, fp32; the bare tile loop makes {peak:.1} GFLOP/s"
         ));

@@ -135,7 +135,15 @@ pub(super) fn run(args: &OpsArgs, common: &Common) -> Result<u8> {
         })
         .collect();
     output::text(&table::table(
-        &["operation", "pass", "ms", "GFLOP/s", "GB/s", "bound by", "share"],
+        &[
+            "operation",
+            "pass",
+            "ms",
+            "GFLOP/s",
+            "GB/s",
+            "bound by",
+            "share",
+        ],
         &cells,
     ));
     output::line(&format!(

@@ -39,14 +39,7 @@ pub(super) unsafe fn run(s: Shape, a: *const f32, b: *const f32, c: &mut [f32], 
 ///
 /// # Safety
 /// A `[m, k]`, B `[k, n]` and C `[m, n]` are there.
-pub(super) unsafe fn bare(
-    m: usize,
-    n: usize,
-    k: usize,
-    a: *const f32,
-    b: *const f32,
-    c: *mut f32,
-) {
+pub(super) unsafe fn bare(m: usize, n: usize, k: usize, a: *const f32, b: *const f32, c: *mut f32) {
     let shape = Shape {
         m,
         n,

@@ -66,14 +66,7 @@ pub(super) unsafe fn run(s: Shape, a: *const f32, b: *const f32, c: &mut [f32], 
 ///
 /// # Safety
 /// A `[m, k]`, B `[k, n]` and C `[m, n]` are there; `m` and `n` are whole numbers of tiles.
-pub(super) unsafe fn bare(
-    m: usize,
-    n: usize,
-    k: usize,
-    a: *const f32,
-    b: *const f32,
-    c: *mut f32,
-) {
+pub(super) unsafe fn bare(m: usize, n: usize, k: usize, a: *const f32, b: *const f32, c: *mut f32) {
     let path = path(detect());
     let (rows, cols) = (path.rows, path.cols);
     for column in (0..n).step_by(cols) {
