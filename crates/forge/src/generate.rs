@@ -36,12 +36,23 @@ struct Sampling {
     /// Most new tokens
     #[arg(long, value_name = "N", default_value_t = 128)]
     most: usize,
+    /// Weights in bf16: half the memory, faster, a little less exact
+    #[arg(long)]
+    bf16: bool,
     /// Tokenizer of a model that has none beside it
     #[arg(long, value_name = "FILE")]
     tokenizer: Option<PathBuf>,
 }
 
 impl Sampling {
+    fn load(&self, name: &str, common: &Common) -> Result<Loaded> {
+        let mut model = models::load(name, self.tokenizer.as_deref(), common)?;
+        if self.bf16 {
+            model.kind.narrow();
+        }
+        Ok(model)
+    }
+
     fn sampler(&self) -> Result<Sampler> {
         if !(self.temperature >= 0.0 && self.temperature.is_finite()) {
             return usage(format!(
@@ -97,7 +108,7 @@ pub(crate) struct ChatArgs {
 
 pub(crate) fn generate(args: &GenerateArgs, common: &Common) -> Result<u8> {
     let sampler = args.sampling.sampler()?;
-    let model = models::load(&args.model, args.sampling.tokenizer.as_deref(), common)?;
+    let model = args.sampling.load(&args.model, common)?;
     let prompt = match &args.prompt {
         Some(p) => p.clone(),
         None => std::io::read_to_string(std::io::stdin()).context("reading standard input")?,
@@ -194,7 +205,7 @@ pub(crate) fn chat(args: &ChatArgs, common: &Common) -> Result<u8> {
         }
         None => String::new(),
     };
-    let model = models::load(&args.model, args.sampling.tokenizer.as_deref(), common)?;
+    let model = args.sampling.load(&args.model, common)?;
     let mut stream = model.language().stream(1);
     let person = std::io::stdin().is_terminal();
     if person {

@@ -30,10 +30,18 @@ use std::process::ExitCode;
 
 fn main() -> ExitCode {
     let args = args::Args::parse();
-    let path = tensor::isa::selected().map_err(|why| fault::Usage(why.into()).into());
-    let code = path.and_then(|_| args.command.run(&args.common));
+    let code = instruction_path().and_then(|()| args.command.run(&args.common));
     ExitCode::from(code.unwrap_or_else(|fault| {
         eprintln!("forge: {fault:#}");
         fault::exit_code(&fault)
     }))
+}
+
+/// Takes the instruction path that `FORGE_ISA` names.
+fn instruction_path() -> anyhow::Result<()> {
+    match std::env::var("FORGE_ISA") {
+        Ok(name) if !name.is_empty() => tensor::isa::select(&name)
+            .or_else(|why| fault::usage(format!("FORGE_ISA: {why}; leave it out for the best"))),
+        _ => Ok(()),
+    }
 }

@@ -37,6 +37,14 @@ pub(crate) enum Text {
 }
 
 impl Kind {
+    /// Turns the weights into bf16.
+    pub(crate) fn narrow(&mut self) {
+        match self {
+            Kind::Cognate(m) => m.narrow(),
+            Kind::Llama(m) => m.narrow(),
+        }
+    }
+
     pub(crate) fn language(&self) -> &dyn LanguageModel {
         match self {
             Kind::Cognate(m) => &**m,

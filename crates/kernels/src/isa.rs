@@ -1,6 +1,7 @@
 //! Which instruction path the kernels run on, found at run time so that one binary runs everywhere.
 //!
-//! The best path of the CPU is taken unless the environment variable `FORGE_ISA` names another one.
+//! The best path of the CPU is taken unless the program asks for another one before it computes anything
+//! ([`select`]).
 //!
 //! Elementwise loops are compiled once per path from the same source by the `multiversion!` macro and
 //! differ in vector width only: none of them fuses a multiplication with an addition, so their results
@@ -61,40 +62,35 @@ pub fn available() -> impl Iterator<Item = Isa> {
     Isa::ALL.into_iter().filter(|isa| isa.available())
 }
 
-/// The environment variable that names a path to run on.
-pub const VARIABLE: &str = "FORGE_ISA";
+static IN_USE: OnceLock<Isa> = OnceLock::new();
 
-/// The path that `asked` names, or the best one.
+/// The path of this CPU that has this name.
 ///
 /// # Errors
-/// No such path, or this CPU does not have it: what was asked for, and what there is.
-fn choose(asked: Option<&str>) -> Result<Isa, String> {
-    match asked {
-        None | Some("") => Ok(available().last().unwrap_or(Isa::Scalar)),
-        Some(name) => available().find(|isa| isa.name() == name).ok_or_else(|| {
-            let have: Vec<_> = available().map(Isa::name).collect();
-            let have = have.join(", ");
-            format!("{VARIABLE}={name}: the instruction paths of this CPU are {have}")
-        }),
+/// There is none: what was asked for, and what there is.
+fn named(name: &str) -> Result<Isa, String> {
+    available().find(|isa| isa.name() == name).ok_or_else(|| {
+        let have: Vec<_> = available().map(Isa::name).collect();
+        let have = have.join(", ");
+        format!("`{name}` is no instruction path of this CPU; it has {have}")
+    })
+}
+
+/// Takes the path of this name instead of the best one, for as long as the process lives.
+///
+/// # Errors
+/// This CPU has no such path, or another one is in use already.
+pub fn select(name: &str) -> Result<(), String> {
+    let isa = named(name)?;
+    match *IN_USE.get_or_init(|| isa) {
+        used if used == isa => Ok(()),
+        used => Err(format!("path {} is in use already", used.name())),
     }
 }
 
-/// The path in use, or why there is none: a program asks before it computes anything.
-///
-/// # Errors
-/// `FORGE_ISA` names a path that this CPU does not have.
-pub fn selected() -> Result<Isa, &'static str> {
-    static FOUND: OnceLock<Result<Isa, String>> = OnceLock::new();
-    let found = FOUND.get_or_init(|| choose(std::env::var(VARIABLE).ok().as_deref()));
-    found.as_ref().map_err(String::as_str).copied()
-}
-
 /// The path in use.
-///
-/// # Panics
-/// When there is none; see [`selected`].
 pub fn detect() -> Isa {
-    selected().unwrap_or_else(|why| panic!("{why}"))
+    *IN_USE.get_or_init(|| available().last().unwrap_or(Isa::Scalar))
 }
 
 /// The name of the path in use, as runs and benchmarks record it.
@@ -140,16 +136,20 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_path_is_the_best_or_the_one_asked_for() {
-        let best = available().last().unwrap();
-        assert_eq!(choose(None), Ok(best));
-        assert_eq!(choose(Some("")), Ok(best));
+    fn a_path_is_found_by_its_name_or_refused_with_those_there_are() {
+        let best = available().last().unwrap_or(Isa::Scalar);
         for isa in available() {
-            assert_eq!(choose(Some(isa.name())), Ok(isa));
+            assert_eq!(named(isa.name()), Ok(isa));
         }
-        for wrong in ["sse9", "AVX2"] {
-            let said = choose(Some(wrong)).unwrap_err();
-            assert!(said.contains(wrong) && said.contains(best.name()), "{said}");
+        for wrong in ["sse9", "AVX2", ""] {
+            let said = named(wrong).map_err(|e| e.contains(wrong) && e.contains(best.name()));
+            assert_eq!(said, Err(true), "{wrong}");
+        }
+        assert_eq!(detect(), best);
+        assert_eq!(select(best.name()), Ok(()));
+        if best != Isa::Scalar && Isa::Scalar.available() {
+            let said = select("scalar").map_err(|e| e.contains(best.name()));
+            assert_eq!(said, Err(true));
         }
     }
 }

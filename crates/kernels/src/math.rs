@@ -29,6 +29,23 @@ pub fn exp(x: f32) -> f32 {
     y * scale
 }
 
+/// The value of a bf16 number: the upper half of an fp32 one.
+#[inline(always)]
+pub fn from_bf16(x: u16) -> f32 {
+    f32::from_bits(u32::from(x) << 16)
+}
+
+/// The nearest bf16 number, ties to even; NaN stays NaN.
+#[inline(always)]
+pub fn to_bf16(x: f32) -> u16 {
+    let bits = x.to_bits();
+    if x.is_nan() {
+        return (bits >> 16) as u16 | 0x40;
+    }
+    let odd = (bits >> 16) & 1;
+    (bits.wrapping_add(0x7fff + odd) >> 16) as u16
+}
+
 /// 1 / (1 + e^-x).
 #[inline(always)]
 pub fn sigmoid(x: f32) -> f32 {

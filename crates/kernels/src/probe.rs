@@ -1,36 +1,25 @@
-//! What this machine can do at most, measured: the yardsticks that benchmarks hold operations against.
+//! Work that takes a machine to its limits, for whoever holds a clock: the yardsticks of benchmarks.
 
 use crate::cpu::gemm;
 use crate::isa::multiversion;
 use rayon::prelude::*;
-use std::time::Instant;
 
-/// Samples of each measurement; the best counts, since whatever disturbs a sample only slows it.
-const SAMPLES: usize = 15;
-
-/// Multiplications and additions a second, of all threads of the pool together: the tile loop of matrix
-/// products over operands that lie in the first-level cache.
-pub fn arithmetic() -> f64 {
-    // 6 x 16 and 12 x 32 tiles both divide these; A and B together take less than 32 KiB.
+/// Runs the tile loop of matrix products on every thread of the pool at once, over operands that lie in the
+/// first-level cache, `times` times each; gives the floating-point operations of all threads.
+pub fn tiles(times: usize) -> f64 {
+    // Whole tiles of every path, and less than 32 KiB.
     const ROWS: usize = 12;
     const COLUMNS: usize = 32;
     const DEPTH: usize = 128;
-    const TIMES: usize = 4000;
-    let seconds = (0..SAMPLES).map(|_| {
-        let each = rayon::broadcast(|_| {
-            let (a, b) = (vec![0.5; ROWS * DEPTH], vec![0.25; DEPTH * COLUMNS]);
-            let mut c = vec![0.0; ROWS * COLUMNS];
-            let begun = Instant::now();
-            for _ in 0..TIMES {
-                gemm::gemm_bare(ROWS, COLUMNS, DEPTH, &a, &b, &mut c);
-            }
-            std::hint::black_box(&c);
-            begun.elapsed().as_secs_f64()
-        });
-        each.into_iter().fold(0.0, f64::max)
+    let threads = rayon::broadcast(|_| {
+        let (a, b) = (vec![0.5; ROWS * DEPTH], vec![0.25; DEPTH * COLUMNS]);
+        let mut c = vec![0.0; ROWS * COLUMNS];
+        for _ in 0..times {
+            gemm::gemm_bare(ROWS, COLUMNS, DEPTH, &a, &b, &mut c);
+        }
+        std::hint::black_box(&c);
     });
-    let best = seconds.fold(f64::INFINITY, f64::min);
-    (2 * ROWS * COLUMNS * DEPTH * TIMES * rayon::current_num_threads()) as f64 / best
+    (2 * ROWS * COLUMNS * DEPTH * times) as f64 * threads.len() as f64
 }
 
 multiversion! {
@@ -44,17 +33,25 @@ multiversion! {
     }
 }
 
-/// Bytes read a second from memory beyond the caches, by all threads of the pool together.
-pub fn bandwidth() -> f64 {
-    const ELEMENTS: usize = 64 << 20;
+/// Reads all of `data` once, on every thread of the pool; gives the bytes.
+pub fn read(data: &[f32]) -> f64 {
     const TASK: usize = 1 << 18;
-    let data = vec![1.0f32; ELEMENTS];
-    let seconds = (0..SAMPLES).map(|_| {
-        let begun = Instant::now();
-        let total: f64 = data.par_chunks(TASK).map(|c| f64::from(sum(c))).sum();
-        std::hint::black_box(total);
-        begun.elapsed().as_secs_f64()
-    });
-    let best = seconds.fold(f64::INFINITY, f64::min);
-    (4 * ELEMENTS) as f64 / best
+    let total: f64 = data.par_chunks(TASK).map(|c| f64::from(sum(c))).sum();
+    std::hint::black_box(total);
+    size_of_val(data) as f64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_bare_tile_loop_computes_products() {
+        let mut c = vec![1.0; 24 * 64];
+        gemm::gemm_bare(24, 64, 40, &[0.5; 24 * 40], &[0.25; 40 * 64], &mut c);
+        assert!(c.iter().all(|&x| x == 6.0), "{c:?}");
+        let flops = tiles(1);
+        assert_eq!(flops % (2 * 12 * 32 * 128) as f64, 0.0);
+        assert_eq!(read(&[1.0; 300]), 1200.0);
+    }
 }

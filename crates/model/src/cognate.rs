@@ -136,6 +136,14 @@ impl Cognate {
         }
     }
 
+    /// Turns the matrices into bf16, for generation and evaluation: half the memory, and half of it read a token.
+    /// Packed matrices stay as they are; a model in ternary form keeps its matrices.
+    pub fn narrow(&mut self) {
+        if self.ternary.is_empty() {
+            self.params.narrow(&["embed.weight"]);
+        }
+    }
+
     /// Shape of one memory layer.
     pub fn memory_shape(&self) -> MemoryShape {
         let c = &self.config;

@@ -329,6 +329,16 @@ impl Params {
         fault.map_or(Ok(params), Err)
     }
 
+    /// Turns the hidden matrices and those named into bf16: for models that only compute forward.
+    pub fn narrow(&mut self, others: &[&str]) {
+        for slot in 0..self.len() {
+            let named = others.contains(&self.names[slot].as_str());
+            if self.roles[slot] == Role::Matrix || named {
+                self.tensors[slot] = self.tensors[slot].to_bf16();
+            }
+        }
+    }
+
     /// Number of tensors.
     pub fn len(&self) -> usize {
         self.tensors.len()

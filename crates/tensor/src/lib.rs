@@ -7,7 +7,7 @@
 //! * **Rows, not batches.** An activation is [N, D]: N tokens of several *segments* (document pieces or
 //!   streaming sequences) after one another. Operations that look along a sequence take the segments.
 //! * **Buffers are reused** ([`storage`]): the steady state of a training loop allocates next to nothing.
-//! * **Everything is fp32 today**; [`DType`] names what a policy per operation will choose from.
+//! * **Training is fp32 today**; weights of models that only compute forward may be bf16 ([`DType`]).
 //!
 //! An operation is one method on [`Tape`] in `ops/`, forward and backward side by side. Shape errors are
 //! programmer's mistakes and panic with the operation and both shapes: configurations are validated

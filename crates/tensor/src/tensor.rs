@@ -2,6 +2,8 @@
 
 use crate::storage::Buffer;
 use kernels::cpu::elementwise;
+use kernels::cpu::gemm::gemm_bf16;
+use kernels::math::{from_bf16, to_bf16};
 use kernels::random::Counted;
 use std::sync::Arc;
 
@@ -19,7 +21,7 @@ pub enum DType {
     /// 32-bit floating point: what every operation computes in today.
     #[default]
     F32,
-    /// bfloat16: operands of matrix products on paths that have them.
+    /// bfloat16: weights of models that only compute forward, half the memory to read.
     BF16,
 }
 
@@ -40,15 +42,20 @@ impl Shape {
 
 #[derive(Debug)]
 enum Storage {
-    Cpu(Buffer),
+    F32(Buffer),
+    BF16(Vec<u16>),
 }
 
 impl Clone for Storage {
     fn clone(&self) -> Self {
-        let Self::Cpu(b) = self;
-        let mut copy = Buffer::dirty(b.as_slice().len());
-        copy.as_mut_slice().copy_from_slice(b.as_slice());
-        Self::Cpu(copy)
+        match self {
+            Self::F32(b) => {
+                let mut copy = Buffer::dirty(b.as_slice().len());
+                copy.as_mut_slice().copy_from_slice(b.as_slice());
+                Self::F32(copy)
+            }
+            Self::BF16(values) => Self::BF16(values.clone()),
+        }
     }
 }
 
@@ -63,7 +70,7 @@ pub struct Tensor {
 impl Tensor {
     fn new(buffer: Buffer, dims: &[usize]) -> Self {
         Self {
-            storage: Arc::new(Storage::Cpu(buffer)),
+            storage: Arc::new(Storage::F32(buffer)),
             shape: Shape(dims.to_vec()),
         }
     }
@@ -108,7 +115,10 @@ impl Tensor {
 
     /// Host copy, row-major.
     pub fn to_vec(&self) -> Vec<f32> {
-        self.data().to_vec()
+        match self.half() {
+            None => self.data().to_vec(),
+            Some(values) => values.iter().map(|&x| from_bf16(x)).collect(),
+        }
     }
 
     /// The only element.
@@ -146,13 +156,53 @@ impl Tensor {
 
     /// Where it lives.
     pub fn device(&self) -> Device {
-        let Storage::Cpu(_) = *self.storage;
         Device::Cpu
     }
 
     /// The type of its elements.
     pub fn dtype(&self) -> DType {
-        DType::F32
+        match *self.storage {
+            Storage::F32(_) => DType::F32,
+            Storage::BF16(_) => DType::BF16,
+        }
+    }
+
+    /// Bytes of its elements.
+    pub fn bytes(&self) -> usize {
+        match *self.storage {
+            Storage::F32(_) => 4 * self.numel(),
+            Storage::BF16(_) => 2 * self.numel(),
+        }
+    }
+
+    /// The same values as bf16, rounded to nearest. Such a tensor is the weight of [`crate::Tape::linear`], the
+    /// table of an embedding or of a cross-entropy, on a tape that does not record; everything else wants fp32.
+    pub fn to_bf16(&self) -> Self {
+        match &*self.storage {
+            Storage::BF16(_) => self.clone(),
+            Storage::F32(b) => Self {
+                storage: Arc::new(Storage::BF16(
+                    b.as_slice().iter().map(|&x| to_bf16(x)).collect(),
+                )),
+                shape: self.shape.clone(),
+            },
+        }
+    }
+
+    /// The same values as fp32.
+    pub fn to_f32(&self) -> Self {
+        match self.half() {
+            None => self.clone(),
+            Some(_) => Self::from_vec(self.to_vec(), self.dims()),
+        }
+    }
+
+    /// The elements of a bf16 tensor.
+    pub(crate) fn half(&self) -> Option<&[u16]> {
+        match &*self.storage {
+            Storage::BF16(values) => Some(values),
+            Storage::F32(_) => None,
+        }
     }
 
     /// The same storage under another shape.
@@ -170,14 +220,20 @@ impl Tensor {
         }
     }
 
+    #[track_caller]
     pub(crate) fn data(&self) -> &[f32] {
-        let Storage::Cpu(b) = &*self.storage;
-        b.as_slice()
+        match &*self.storage {
+            Storage::F32(b) => b.as_slice(),
+            Storage::BF16(_) => panic!("{:?} in bf16 where fp32 is wanted", self.dims()),
+        }
     }
 
+    #[track_caller]
     pub(crate) fn data_mut(&mut self) -> &mut [f32] {
-        let Storage::Cpu(b) = Arc::make_mut(&mut self.storage);
-        b.as_mut_slice()
+        match Arc::make_mut(&mut self.storage) {
+            Storage::F32(b) => b.as_mut_slice(),
+            Storage::BF16(_) => panic!("a bf16 tensor is not changed in place"),
+        }
     }
 
     /// Sets every element.
@@ -266,13 +322,19 @@ impl Tensor {
             .fold(0.0, |m, v| if v.abs() > m { v.abs() } else { m })
     }
 
-    /// a b, either operand transposed on request. a [M, K], b [K, N].
+    /// a b, either operand transposed on request. a [M, K], b [K, N]. A transposed b may be bf16 where a is not
+    /// transposed.
     #[track_caller]
     pub fn matmul(a: &Tensor, b: &Tensor, trans_a: bool, trans_b: bool) -> Tensor {
         let m = if trans_a { a.cols() } else { a.rows() };
         let n = if trans_b { b.rows() } else { b.cols() };
         let mut c = Tensor::dirty(&[m, n]);
-        c.matmul_(a, b, trans_a, trans_b, 0.0);
+        match b.half() {
+            Some(half) if !trans_a && trans_b && a.cols() == b.cols() => {
+                gemm_bf16(m, n, a.cols(), a.data(), half, c.data_mut());
+            }
+            _ => c.matmul_(a, b, trans_a, trans_b, 0.0),
+        }
         c
     }
 

@@ -23,8 +23,8 @@ pub struct PassReport {
 /// How deep the tokens of a training batch go.
 #[derive(Clone, Copy, Debug)]
 pub enum TrainDepth {
-    /// One pass for all: before the loops are switched on.
-    One,
+    /// The same number of passes for all; one before the loops are switched on.
+    Same(usize),
     /// Uniform over 1..=passes, counted on (seed, step, row): states freeze after it, one exit a token.
     Random {
         /// Seed of the run.
@@ -79,7 +79,7 @@ pub fn forward_backward(
         let tape = Tape::new();
         let p = Bound::new(&tape, &model.params);
         let depths: Vec<u8> = match depth {
-            TrainDepth::One => vec![1; batch.len()],
+            TrainDepth::Same(passes) => vec![passes as u8; batch.len()],
             TrainDepth::Random { seed, step } => {
                 let random = Counted::new(seed, "depth", step);
                 (0..batch.len() as u64)

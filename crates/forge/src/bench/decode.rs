@@ -27,6 +27,9 @@ pub(crate) struct DecodeArgs {
     /// Sequences that are generated at once
     #[arg(long, value_name = "N", default_value_t = 1)]
     batch: usize,
+    /// Weights in bf16 instead of fp32
+    #[arg(long)]
+    bf16: bool,
     /// Tokenizer of a model that has none beside it
     #[arg(long, value_name = "FILE")]
     tokenizer: Option<PathBuf>,
@@ -36,7 +39,7 @@ pub(super) fn run(args: &DecodeArgs, common: &Common) -> Result<u8> {
     if args.prompt == 0 || args.new == 0 || args.batch == 0 {
         return usage("--prompt, --new and --batch are at least 1");
     }
-    let kind = match args.model.as_str() {
+    let mut kind = match args.model.as_str() {
         "decoder" => Kind::Llama(Box::new(super::decoder::llama())),
         "cognate" => {
             let recipe = recipes::load("base", &common.set)?;
@@ -44,6 +47,9 @@ pub(super) fn run(args: &DecodeArgs, common: &Common) -> Result<u8> {
         }
         name => models::load(name, args.tokenizer.as_deref(), common)?.kind,
     };
+    if args.bf16 {
+        kind.narrow();
+    }
     let model = kind.language();
     let random = tensor::random::Counted::new(0, "bench/decode", 0);
     let prompts: Vec<Vec<u32>> = (0..args.batch as u64)
@@ -74,12 +80,12 @@ pub(super) fn run(args: &DecodeArgs, common: &Common) -> Result<u8> {
     }
     let generating: f64 = seconds.iter().sum();
     let step = median(seconds);
-    let bandwidth = tensor::probe::bandwidth();
+    let bandwidth = super::peak_bandwidth();
     let (weights, state) = bytes_read(&kind);
     let bytes = weights + state * args.batch as u64;
     let result = json!({
         "isa": tensor::isa::name(), "threads": rayon::current_num_threads(), "params": model.parameters(),
-        "batch": args.batch,
+        "batch": args.batch, "weights": if args.bf16 { "bf16" } else { "f32" },
         "prompt_tokens_per_second": (args.batch * args.prompt) as f64 / reading,
         "decode_tokens_per_second": (args.batch * args.new) as f64 / generating,
         "median_step_seconds": step,
@@ -114,8 +120,9 @@ fn bytes_read(kind: &Kind) -> (u64, u64) {
         Kind::Llama(m) => {
             // An embedding that is not the head is read by the row.
             let c = &m.config;
-            let rows = if c.tied { 0 } else { c.vocab * c.width };
-            (4 * (m.params.count() - rows) as u64, 0)
+            let all: usize = m.params.iter().map(|(_, t)| t.bytes()).sum();
+            let rows = if c.tied { 0 } else { m.params.at(0).bytes() };
+            ((all - rows) as u64, 0)
         }
         Kind::Cognate(m) => {
             let c = &m.config;
@@ -129,7 +136,7 @@ fn bytes_read(kind: &Kind) -> (u64, u64) {
                 |name: &str| name.ends_with(".memory.keys") || name.ends_with(".memory.values");
             let (mut weights, mut own) = (0, 0);
             for (name, t) in m.params.iter() {
-                let bytes = 4 * t.numel() as u64 * times(name);
+                let bytes = t.bytes() as u64 * times(name);
                 *(if slots(name) { &mut own } else { &mut weights }) += bytes;
             }
             let packed = m.packed.iter();

@@ -31,7 +31,7 @@ pub(crate) struct GemmArgs {
 pub(super) fn run(args: &GemmArgs, common: &Common) -> Result<u8> {
     check_isa(args.isa.as_deref())?;
     let (isa, threads) = (tensor::isa::name(), rayon::current_num_threads());
-    let peak = tensor::probe::arithmetic() / 1e9;
+    let peak = super::peak_arithmetic() / 1e9;
     let mut rows: Vec<Value> = Vec::new();
     for (m, k, n) in SHAPES {
         let random = |i| Counted::new(0, "bench/gemm", i);

@@ -12,6 +12,8 @@ use crate::args::Common;
 use crate::fault::usage;
 use anyhow::Result;
 use clap::{Args, Subcommand};
+use std::time::Instant;
+use tensor::probe;
 
 #[derive(Args)]
 pub(crate) struct BenchArgs {
@@ -48,12 +50,34 @@ pub(crate) fn bench(args: &BenchArgs, common: &Common) -> Result<u8> {
 fn check_isa(wanted: Option<&str>) -> Result<()> {
     match wanted {
         Some(w) if w != tensor::isa::name() => usage(format!(
-            "--isa {w}: this process runs on {}; set {}={w} where the machine has it",
-            tensor::isa::name(),
-            tensor::isa::VARIABLE
+            "--isa {w}: this process runs on {}; set FORGE_ISA={w} where the machine has it",
+            tensor::isa::name()
         )),
         _ => Ok(()),
     }
+}
+
+/// Samples of each measurement of the machine; the best counts, since whatever disturbs one only slows it.
+const SAMPLES: usize = 15;
+
+/// Floating-point operations a second of the tile loop on every thread at once.
+fn peak_arithmetic() -> f64 {
+    best(|| probe::tiles(4000))
+}
+
+/// Bytes a second that all threads together read from memory beyond the caches.
+fn peak_bandwidth() -> f64 {
+    let data = vec![1.0f32; 64 << 20];
+    best(|| probe::read(&data))
+}
+
+/// The best rate of a work that says how much it did.
+fn best(work: impl Fn() -> f64) -> f64 {
+    let rates = (0..SAMPLES).map(|_| {
+        let begun = Instant::now();
+        work() / begun.elapsed().as_secs_f64()
+    });
+    rates.fold(0.0, f64::max)
 }
 
 /// The most memory that the process ever held, in MiB; null where the system does not say.

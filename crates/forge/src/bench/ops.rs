@@ -13,7 +13,6 @@ use tensor::optim::{AdamW, POLAR_EXPRESS, adamw_, newton_schulz};
 use tensor::random::Counted;
 use tensor::{
     Attended, AttentionLayout, Grads, Ids, MemoryShape, Rotation, Segments, Tape, Tensor, Var,
-    probe,
 };
 
 const WIDTH: usize = 512;
@@ -37,12 +36,14 @@ pub(crate) struct OpsArgs {
     repeat: usize,
 }
 
+type Run = Box<dyn Fn(&Tape, &[Var]) -> Var>;
+
 /// An operation with the work that it cannot do without.
 struct Op {
     name: &'static str,
     /// Shapes of its inputs; gradients are taken of all.
     inputs: Vec<Vec<usize>>,
-    run: Box<dyn Fn(&Tape, &[Var]) -> Var>,
+    run: Run,
     /// Floating-point operations of the forward pass; the backward pass takes twice as many.
     flops: usize,
     /// Whether the forward pass computes the gradients as well, and `flops` counts them.
@@ -53,7 +54,7 @@ struct Op {
 
 pub(super) fn run(args: &OpsArgs, common: &Common) -> Result<u8> {
     let tokens = args.tokens.max(SEQUENCE).next_multiple_of(SEQUENCE);
-    let (peak, bandwidth) = (probe::arithmetic(), probe::bandwidth());
+    let (peak, bandwidth) = (super::peak_arithmetic(), super::peak_bandwidth());
     let share = |flops: f64, bytes: f64, seconds: f64| {
         let (arithmetic, memory) = (flops / peak, bytes / bandwidth);
         let bound = if arithmetic > memory {
@@ -161,7 +162,7 @@ fn operations(n: usize) -> Vec<Op> {
         .map(|i| i * SEQUENCE..(i + 1) * SEQUENCE)
         .collect();
     let mut list = Vec::new();
-    let mut op = |name, inputs: &[&[usize]], flops, run: Box<dyn Fn(&Tape, &[Var]) -> Var>| {
+    let mut op = |name, inputs: &[&[usize]], flops, run: Run| {
         let inputs: Vec<Vec<usize>> = inputs.iter().map(|d| d.to_vec()).collect();
         let read: usize = inputs.iter().map(|d| d.iter().product::<usize>()).sum();
         list.push(Op {

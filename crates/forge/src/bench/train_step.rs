@@ -7,7 +7,7 @@ use crate::fault::usage;
 use crate::{output, recipes, table};
 use anyhow::Result;
 use clap::{Args, ValueEnum};
-use model::Cognate;
+use model::{Cognate, Config};
 use serde_json::json;
 use std::time::Instant;
 use tensor::Grads;
@@ -24,6 +24,12 @@ enum Model {
     Cognate,
 }
 
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Depth {
+    Random,
+    Full,
+}
+
 #[derive(Args)]
 pub(crate) struct TrainStepArgs {
     /// What is trained
@@ -32,6 +38,9 @@ pub(crate) struct TrainStepArgs {
     /// Recipe whose model and optimizer our model takes
     #[arg(long, value_name = "NAME", default_value = "base")]
     recipe: String,
+    /// How many passes of its core our model takes: drawn for each token as in training, or all
+    #[arg(long, value_enum, default_value_t = Depth::Random)]
+    depth: Depth,
     /// Timed steps, after one that is not
     #[arg(long, value_name = "N", default_value_t = 5)]
     steps: usize,
@@ -57,6 +66,7 @@ pub(super) fn run(args: &TrainStepArgs, common: &Common) -> Result<u8> {
         seconds,
         flops,
         predicted,
+        config,
     } = match args.model {
         Model::Decoder => decoder(args),
         Model::Cognate => cognate(args, common)?,
@@ -69,7 +79,7 @@ pub(super) fn run(args: &TrainStepArgs, common: &Common) -> Result<u8> {
         "isa": tensor::isa::name(), "threads": rayon::current_num_threads(), "params": params, "batch": args.batch,
         "sequence": args.sequence, "tokens_per_second": { "median": median, "best": best },
         "flops_per_token": flops_per_token, "peak_rss_mib": peak_rss_mib(),
-        "predicted_mib": predicted.map(|bytes| bytes as f64 / 1048576.0),
+        "predicted_mib": predicted.map(|bytes| bytes as f64 / 1048576.0), "config": config,
     });
     if common.json {
         output::json(&result);
@@ -99,6 +109,8 @@ struct Timed {
     flops: u64,
     /// Bytes of memory that the plan of a run would say.
     predicted: Option<u64>,
+    /// Of our model.
+    config: Option<Config>,
 }
 
 fn decoder(args: &TrainStepArgs) -> Timed {
@@ -120,6 +132,7 @@ fn decoder(args: &TrainStepArgs) -> Timed {
         seconds,
         flops,
         predicted: None,
+        config: None,
     }
 }
 
@@ -133,7 +146,10 @@ fn cognate(args: &TrainStepArgs, common: &Common) -> Result<Timed> {
     let (mut seconds, mut flops) = (Vec::new(), 0);
     for at in 0..=args.steps as u64 {
         let begun = Instant::now();
-        let depth = TrainDepth::Random { seed: 0, step: at };
+        let depth = match args.depth {
+            Depth::Random => TrainDepth::Random { seed: 0, step: at },
+            Depth::Full => TrainDepth::Same(config.passes),
+        };
         let report = step::forward_backward(&model, &pieces, depth, 0, &mut grads);
         optimizer.step(&mut model.params, &mut grads, 1.0, &report.peaks);
         grads.clear();
@@ -148,6 +164,7 @@ fn cognate(args: &TrainStepArgs, common: &Common) -> Result<Timed> {
         seconds,
         flops,
         predicted: Some(lines.iter().map(|l| l.bytes).sum()),
+        config: Some(config),
     })
 }
 

@@ -339,7 +339,8 @@ fn an_instruction_path_can_be_forced_and_a_wrong_one_is_refused() {
             assert_eq!(done.json()["isa"], isa);
         } else {
             let best = best["isa"].as_str().unwrap();
-            done.ended(2).says(&["FORGE_ISA", isa, best]);
+            done.ended(2)
+                .says(&["FORGE_ISA", isa, best, "leave it out"]);
         }
     }
 }

@@ -207,30 +207,21 @@ fn products(
     });
     let seen = b.hi - b.lo;
     let first = &keys[(key0 + b.lo) * ks + kv * hd..];
-    if b.len() < 4 {
-        for r in 0..b.len() {
-            let row = &a[r * stride..][..hd];
-            for j in 0..seen {
-                out[r * b.columns + b.prefix + j] = scale * dot(row, &first[j * ks..][..hd]);
-            }
-        }
-    } else {
-        gemm_seq(
-            b.len(),
-            seen,
-            hd,
-            scale,
-            a,
-            stride,
-            1,
-            first,
-            1,
-            ks,
-            0.0,
-            &mut out[b.prefix..],
-            b.columns,
-        );
-    }
+    gemm_seq(
+        b.len(),
+        seen,
+        hd,
+        scale,
+        a,
+        stride,
+        1,
+        first,
+        1,
+        ks,
+        0.0,
+        &mut out[b.prefix..],
+        b.columns,
+    );
     side(o.extra, &mut |e| {
         for (r, i) in b.rows.clone().enumerate() {
             let row = &a[r * stride..][..hd];
@@ -408,39 +399,26 @@ fn weighted<'a>(
     let (hd, ks) = (o.width, o.kv_heads * o.width);
     let seen = b.hi - b.lo;
     let values = &o.v[(key0 + b.lo) * ks + kv * hd..];
-    if b.len() < 4 {
+    scratch::with(b.len() * hd, |acc| {
+        gemm_seq(
+            b.len(),
+            hd,
+            seen,
+            1.0,
+            &p[b.prefix..],
+            b.columns,
+            1,
+            values,
+            ks,
+            1,
+            0.0,
+            acc,
+            hd,
+        );
         for r in 0..b.len() {
-            let out = row(r);
-            for j in 0..seen {
-                axpy(
-                    out,
-                    &values[j * ks..][..hd],
-                    p[r * b.columns + b.prefix + j],
-                );
-            }
+            axpy(row(r), &acc[r * hd..][..hd], 1.0);
         }
-    } else {
-        scratch::with(b.len() * hd, |acc| {
-            gemm_seq(
-                b.len(),
-                hd,
-                seen,
-                1.0,
-                &p[b.prefix..],
-                b.columns,
-                1,
-                values,
-                ks,
-                1,
-                0.0,
-                acc,
-                hd,
-            );
-            for r in 0..b.len() {
-                axpy(row(r), &acc[r * hd..][..hd], 1.0);
-            }
-        });
-    }
+    });
     for (r, i) in b.rows.clone().enumerate() {
         let out = row(r);
         if let Some((_, v)) = o.prefix {

@@ -7,10 +7,11 @@
 //!
 //! Every element of C is summed over k in one fixed order, in blocks of [`DEPTH`], whoever computes it: the
 //! cut into tasks never shows in the bits. Products of few rows skip the packing, which would cost more than
-//! it saves; which way a product goes follows from its shape alone.
+//! it saves ([`few`]); which way a product goes follows from its shape alone.
 //!
 //! arm64 goes through the `gemm` crate, sequentially over shards that follow from the shape.
 
+mod few;
 #[cfg(not(target_arch = "aarch64"))]
 mod pack;
 #[cfg(not(target_arch = "aarch64"))]
@@ -22,6 +23,11 @@ mod product;
 #[cfg(not(target_arch = "aarch64"))]
 #[path = "gemm/product.rs"]
 mod product;
+
+use super::scratch;
+use crate::isa::multiversion;
+use crate::math::from_bf16;
+use rayon::prelude::*;
 
 /// Products below this many multiplications run on the calling thread: waking a pool costs more.
 const PARALLEL_FROM: usize = 1 << 18;
@@ -100,6 +106,62 @@ pub fn gemm(
     );
 }
 
+/// Rows of A from which a product with bf16 weights widens them, a block at a time, instead of reading them as
+/// they are.
+const WIDEN_FROM: usize = 48;
+
+/// Elements of B that are widened at once.
+const MOST_WIDENED: usize = 1 << 19;
+
+/// C [m, n] = A Bᵀ, contiguous: A [m, k] fp32, B [n, k] bf16, sums in fp32.
+pub fn gemm_bf16(m: usize, n: usize, k: usize, a: &[f32], b: &[u16], c: &mut [f32]) {
+    assert!(
+        a.len() == m * k && b.len() == n * k && c.len() == m * n,
+        "gemm_bf16: A [{m}, {k}], B [{n}, {k}], C [{m}, {n}] of {}, {} and {} elements",
+        a.len(),
+        b.len(),
+        c.len()
+    );
+    if m == 0 || n == 0 || k == 0 {
+        return c.fill(0.0);
+    }
+    if m < WIDEN_FROM {
+        let shape = Shape {
+            m,
+            n,
+            k,
+            rsa: k,
+            csa: 1,
+            rsb: 1,
+            csb: k,
+            rsc: n,
+            alpha: 1.0,
+            beta: 0.0,
+            upper: false,
+        };
+        let parallel = m * n * k >= PARALLEL_FROM;
+        // SAFETY: the assertion above bounds every element; C is exclusively borrowed.
+        return unsafe { few::run(shape, a.as_ptr(), b.as_ptr(), c, parallel) };
+    }
+    let rows = (MOST_WIDENED / k).max(1);
+    scratch::with(rows.min(n) * k, |wide| {
+        for lo in (0..n).step_by(rows) {
+            let some = rows.min(n - lo);
+            let wide = &mut wide[..some * k];
+            wide.par_chunks_mut(k)
+                .zip(b[lo * k..].par_chunks(k))
+                .for_each(|(to, from)| widen(from, to));
+            gemm(m, some, k, 1.0, a, k, 1, wide, 1, k, 0.0, &mut c[lo..], n);
+        }
+    });
+}
+
+multiversion! {
+    fn widen(from: &[u16], to: &mut [f32]) {
+        for (to, &from) in to.iter_mut().zip(from) { *to = from_bf16(from); }
+    }
+}
+
 /// C [n, n] = beta C + alpha A Aᵀ, for A [n, k] with element strides and a C that is symmetric already: about
 /// half the work of [`gemm`], and the same bits.
 #[allow(clippy::too_many_arguments)]
@@ -134,8 +196,12 @@ pub fn gemm_symmetric(
 /// [`crate::probe`]; `m` and `n` are multiples of every path's tile.
 pub(crate) fn gemm_bare(m: usize, n: usize, k: usize, a: &[f32], b: &[f32], c: &mut [f32]) {
     assert!(
-        a.len() == m * k && b.len() == k * n && c.len() == m * n && m % 12 == 0 && n % 32 == 0,
+        a.len() == m * k && b.len() == k * n && c.len() == m * n,
         "gemm_bare: sizes"
+    );
+    assert!(
+        m.is_multiple_of(12) && n.is_multiple_of(32),
+        "gemm_bare: [{m}, {n}] in whole tiles"
     );
     // SAFETY: just checked.
     unsafe { product::bare(m, n, k, a.as_ptr(), b.as_ptr(), c.as_mut_ptr()) }
@@ -192,3 +258,6 @@ fn start(
     // SAFETY: the three checks bound every element that the product touches; C is exclusively borrowed.
     unsafe { product::run(shape, a.as_ptr(), b.as_ptr(), c, parallel) }
 }
+
+#[cfg(all(test, not(target_arch = "aarch64")))]
+mod tests;

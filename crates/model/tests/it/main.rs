@@ -2,6 +2,7 @@
 //! against PyTorch, and the Llama against a published model.
 #![allow(clippy::unwrap_used)]
 
+mod bf16;
 mod generation;
 mod gradients;
 mod leaks;

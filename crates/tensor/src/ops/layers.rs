@@ -4,7 +4,7 @@ use crate::{Ids, Segments, Tape, Tensor, Var};
 use kernels::cpu::{conv, loss};
 
 impl Tape {
-    /// x [N, I] times w [O, I] transposed -> [N, O]
+    /// x [N, I] times w [O, I] transposed -> [N, O]; w may be bf16 where nothing is recorded.
     #[track_caller]
     pub fn linear(&self, x: Var, w: Var) -> Var {
         let (xv, wv) = (self.value(x), self.value(w));
@@ -157,7 +157,7 @@ impl Tape {
     /// Hidden rows and table of a cross-entropy, checked.
     #[track_caller]
     fn scored(&self, h: Var, table: Var, targets: &Ids) -> (Tensor, Tensor) {
-        let (hv, tv) = (self.value(h), self.value(table));
+        let (hv, tv) = (self.value(h), self.value(table).to_f32());
         assert!(
             hv.rows() == targets.len() && hv.cols() == tv.cols(),
             "cross_entropy: h {:?}, table {:?}, {} targets",

@@ -1,13 +1,18 @@
 //! Moving rows and columns: gather, replace, concatenate, slice.
 
 use crate::{Ids, Tape, Tensor, Var};
+use kernels::math::from_bf16;
 use std::ops::Range;
 
 fn gather(x: &Tensor, ids: &[u32]) -> Tensor {
     let d = x.cols();
     let mut out = Tensor::dirty(&[ids.len(), d]);
     for (o, &i) in out.data_mut().chunks_mut(d).zip(ids) {
-        o.copy_from_slice(&x.data()[i as usize * d..][..d]);
+        let row = i as usize * d..(i as usize + 1) * d;
+        match x.half() {
+            None => o.copy_from_slice(&x.data()[row]),
+            Some(half) => (o.iter_mut().zip(&half[row])).for_each(|(o, &x)| *o = from_bf16(x)),
+        }
     }
     out
 }

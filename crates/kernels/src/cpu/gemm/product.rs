@@ -1,7 +1,7 @@
 //! A whole product: packing, tasks, and the walk over tiles.
 
 use super::tile::{MOST_ELEMENTS, Path, path};
-use super::{Shape, pack};
+use super::{Shape, few, pack};
 use crate::cpu::{scratch, shared::Shared};
 use crate::isa::detect;
 use rayon::prelude::*;
@@ -59,7 +59,13 @@ impl Operands {
 /// A, B and C cover what `s` addresses; m, n, k are not 0.
 pub(super) unsafe fn run(s: Shape, a: *const f32, b: *const f32, c: &mut [f32], parallel: bool) {
     // SAFETY: promised by the caller; the CPU has the path that was detected.
-    unsafe { run_on(path(detect()), s, a, b, c, parallel) }
+    unsafe {
+        if few::suits(&s) {
+            few::run(s, a, b, c, parallel);
+        } else {
+            run_on(path(detect()), s, a, b, c, parallel);
+        }
+    }
 }
 
 /// The tiles of a product whose operands are taken as packed: panels of B, and rows of A in tiles.
@@ -85,7 +91,7 @@ pub(super) unsafe fn bare(m: usize, n: usize, k: usize, a: *const f32, b: *const
 ///
 /// # Safety
 /// As [`run`], and the CPU has the path's features.
-unsafe fn run_on(
+pub(super) unsafe fn run_on(
     path: Path,
     s: Shape,
     a: *const f32,
@@ -102,53 +108,10 @@ unsafe fn run_on(
     };
     // SAFETY: promised by the caller.
     unsafe {
-        if s.m < PACK_FROM && s.rsb == 1 && s.csa == 1 && s.csb != 1 {
-            return dots(&o, parallel);
-        }
         let whole = (MOST_PACKED / s.k / o.path.cols).max(1) * o.path.cols;
         for lo in (0..s.n).step_by(whole) {
             columns(&o, lo..(lo + whole).min(s.n), parallel);
         }
-    }
-}
-
-/// Few rows by columns of B that are contiguous: inner products, four columns at a time.
-///
-/// # Safety
-/// As [`run`].
-unsafe fn dots(o: &Operands, parallel: bool) {
-    let s = &o.s;
-    let four = |t: usize| {
-        let (column, some) = (t * 4, 4.min(s.n - t * 4));
-        for i in 0..s.m {
-            // SAFETY: row i of A and these columns of B are contiguous (fewer than four are taken one by one); these elements of C are this task's alone.
-            unsafe {
-                let (a, b) = (o.a(i * s.rsa), o.b(column * s.csb));
-                let sums = if some == 4 {
-                    (o.path.dots)(s.k, a, b, s.csb)
-                } else {
-                    let mut sums = [0.0; 4];
-                    for (j, sum) in sums.iter_mut().enumerate().take(some) {
-                        *sum = (o.path.dots)(s.k, a, b.add(j * s.csb), 0)[0];
-                    }
-                    sums
-                };
-                let c = o.c.slice(i * s.rsc + column, some);
-                for (c, sum) in c.iter_mut().zip(sums) {
-                    *c = if s.beta == 0.0 { 0.0 } else { s.beta * *c } + s.alpha * sum;
-                }
-            }
-        }
-    };
-    let groups = s.n.div_ceil(4);
-    if parallel {
-        let least = ((1 << 13) / (s.m * s.k)).max(1);
-        (0..groups)
-            .into_par_iter()
-            .with_min_len(least)
-            .for_each(four);
-    } else {
-        (0..groups).for_each(four);
     }
 }
 
@@ -296,105 +259,4 @@ unsafe fn walk(o: &Operands, block: &Block) {
             }
         }
     });
-}
-
-#[cfg(test)]
-mod tests {
-    use super::super::tile::{scalar, scalar_dots};
-    use super::*;
-    use crate::isa;
-    use crate::random::Counted;
-
-    fn normals(n: usize, purpose: &str) -> Vec<f32> {
-        let random = Counted::new(9, purpose, 0);
-        (0..n as u64).map(|i| random.normal(i)).collect()
-    }
-
-    /// Every path that this CPU has, and plain loops at the sizes of the AVX-512 tile.
-    fn paths() -> Vec<(&'static str, Path)> {
-        let wide = Path {
-            rows: 12,
-            cols: 32,
-            tile: scalar::<12, 32>,
-            dots: scalar_dots,
-        };
-        let mut paths = vec![("12 x 32", wide)];
-        paths.extend(isa::available().map(|isa| (isa.name(), path(isa))));
-        paths
-    }
-
-    /// Rows around a tile and a block of rows, columns around a panel and beyond what is packed at once,
-    /// steps around a vector and a depth.
-    #[test]
-    fn every_path_gives_the_sums_of_plain_loops_alone_and_in_parallel() {
-        for (m, n, k) in [
-            (1, 5, 31),
-            (4, 97, 64),
-            (7, 64, 300),
-            (13, 33, 8),
-            (97, 31, 257),
-            (193, 65, 31),
-            (9, 4097, 260),
-        ] {
-            let (a, b, old) = (
-                normals(m * k, "a"),
-                normals(k * n, "b"),
-                normals(m * n, "c"),
-            );
-            for (ta, tb, alpha, beta) in [
-                (false, false, 1.0, 0.0),
-                (true, false, 0.5, 1.0),
-                (false, true, -1.0, 0.0),
-                (true, true, 2.0, -1.5),
-            ] {
-                let (rsa, csa) = if ta { (1, m) } else { (k, 1) };
-                let (rsb, csb) = if tb { (1, k) } else { (n, 1) };
-                let s = Shape {
-                    m,
-                    n,
-                    k,
-                    rsa,
-                    csa,
-                    rsb,
-                    csb,
-                    rsc: n,
-                    alpha,
-                    beta,
-                    upper: false,
-                };
-                let mut want = vec![0.0f64; m * n];
-                for (i, row) in want.chunks_exact_mut(n).enumerate() {
-                    for p in 0..k {
-                        let x = f64::from(a[i * rsa + p * csa]);
-                        for (j, w) in row.iter_mut().enumerate() {
-                            *w += x * f64::from(b[p * rsb + j * csb]);
-                        }
-                    }
-                    for (w, old) in row.iter_mut().zip(&old[i * n..]) {
-                        *w = f64::from(alpha) * *w + f64::from(beta) * f64::from(*old);
-                    }
-                }
-                for (name, path) in paths() {
-                    let start = if beta == 0.0 {
-                        vec![f32::NAN; m * n]
-                    } else {
-                        old.clone()
-                    };
-                    let (mut alone, mut parallel) = (start.clone(), start);
-                    // SAFETY: the operands have the sizes of the shape; the CPU has these paths.
-                    unsafe {
-                        run_on(path, s, a.as_ptr(), b.as_ptr(), &mut alone, false);
-                        run_on(path, s, a.as_ptr(), b.as_ptr(), &mut parallel, true);
-                    }
-                    assert!(alone == parallel, "{name} {s:?}: the cut into tasks shows");
-                    for (i, (found, want)) in alone.iter().zip(&want).enumerate() {
-                        assert!(
-                            (f64::from(*found) - want).abs() < 4e-5 * (k as f64).sqrt(),
-                            "{name} {s:?}: element {i} is {found}, not {want}"
-                        );
-                    }
-                }
-            }
-        }
-    }
 }

@@ -5,7 +5,6 @@
 //! All paths are one macro; only the vector and the number of rows differ.
 
 use crate::isa::Isa;
-use crate::math;
 
 /// Rows and columns of the largest tile of any path.
 pub(super) const MOST_ELEMENTS: usize = 12 * 32;
@@ -31,12 +30,6 @@ pub(super) type Tile = unsafe fn(
     rsc: usize,
 );
 
-/// Inner products of one row with four others of the same length, `stride` apart.
-///
-/// # Safety
-/// The rows have `k` elements; the CPU has the path's features.
-pub(super) type Dots = unsafe fn(k: usize, a: *const f32, b: *const f32, stride: usize) -> [f32; 4];
-
 /// The kernels of an instruction path.
 #[derive(Clone, Copy)]
 pub(super) struct Path {
@@ -45,7 +38,6 @@ pub(super) struct Path {
     /// Columns of a tile.
     pub(super) cols: usize,
     pub(super) tile: Tile,
-    pub(super) dots: Dots,
 }
 
 /// The tile of an instruction path.
@@ -56,20 +48,17 @@ pub(super) fn path(isa: Isa) -> Path {
             rows: 12,
             cols: 32,
             tile: x86::avx512,
-            dots: x86::avx512_dots,
         },
         #[cfg(target_arch = "x86_64")]
         Isa::Avx2 => Path {
             rows: 6,
             cols: 16,
             tile: x86::avx2,
-            dots: x86::avx2_dots,
         },
         _ => Path {
             rows: 4,
             cols: 8,
             tile: scalar::<4, 8>,
-            dots: scalar_dots,
         },
     }
 }
@@ -128,50 +117,6 @@ macro_rules! tile {
     };
 }
 
-/// Inner products in one vector of partial sums each, added up lane by lane; the rest follows one by one.
-macro_rules! dots {
-    ($name:ident, $feature:literal, $lanes:literal, $zero:ident, $load:ident, $store:ident, $fma:ident) => {
-        /// # Safety
-        /// As [`Dots`](super::Dots).
-        #[target_feature(enable = $feature)]
-        pub(super) unsafe fn $name(
-            k: usize,
-            a: *const f32,
-            b: *const f32,
-            stride: usize,
-        ) -> [f32; 4] {
-            let mut sum = [$zero(); 4];
-            let whole = k / $lanes * $lanes;
-            // SAFETY: all rows have `k` elements.
-            unsafe {
-                for p in (0..whole).step_by($lanes) {
-                    let x = $load(a.add(p));
-                    for (j, s) in sum.iter_mut().enumerate() {
-                        *s = $fma(x, $load(b.add(j * stride + p)), *s);
-                    }
-                }
-                let mut out = [0.0; 4];
-                for (j, out) in out.iter_mut().enumerate() {
-                    let mut lanes = [0.0f32; $lanes];
-                    $store(lanes.as_mut_ptr(), sum[j]);
-                    let mut width = $lanes / 2;
-                    while width > 0 {
-                        for i in 0..width {
-                            lanes[i] += lanes[i + width];
-                        }
-                        width /= 2;
-                    }
-                    *out = lanes[0];
-                    for p in whole..k {
-                        *out += *a.add(p) * *b.add(j * stride + p);
-                    }
-                }
-                out
-            }
-        }
-    };
-}
-
 #[cfg(target_arch = "x86_64")]
 mod x86 {
     use std::arch::x86_64::*;
@@ -180,41 +125,6 @@ mod x86 {
         _mm256_mul_ps, _mm256_fmadd_ps, 1 2 3 4 5 6);
     tile!(avx512, "avx512f", 16, _mm512_setzero_ps, _mm512_set1_ps, _mm512_loadu_ps, _mm512_storeu_ps,
         _mm512_mul_ps, _mm512_fmadd_ps, 1 2 3 4 5 6 7 8 9 10 11 12);
-    dots!(
-        avx2_dots,
-        "avx2,fma",
-        8,
-        _mm256_setzero_ps,
-        _mm256_loadu_ps,
-        _mm256_storeu_ps,
-        _mm256_fmadd_ps
-    );
-    dots!(
-        avx512_dots,
-        "avx512f",
-        16,
-        _mm512_setzero_ps,
-        _mm512_loadu_ps,
-        _mm512_storeu_ps,
-        _mm512_fmadd_ps
-    );
-}
-
-/// [`Dots`] in plain loops.
-///
-/// # Safety
-/// As [`Dots`].
-pub(super) unsafe fn scalar_dots(
-    k: usize,
-    a: *const f32,
-    b: *const f32,
-    stride: usize,
-) -> [f32; 4] {
-    // SAFETY: all rows have `k` elements.
-    unsafe {
-        let a = std::slice::from_raw_parts(a, k);
-        [0, 1, 2, 3].map(|j| math::dot(a, std::slice::from_raw_parts(b.add(j * stride), k)))
-    }
 }
 
 /// The tile of any other CPU, in plain loops.

@@ -143,7 +143,7 @@ impl Trainee {
         let recipe = &cx.recipe.cognate;
         let batch = self.batch(cx, recipe.tokens_per_step, recipe.sequence);
         let depth = if self.step < self.plan.loops_from {
-            TrainDepth::One
+            TrainDepth::Same(1)
         } else {
             TrainDepth::Random {
                 seed: self.plan.seed,
