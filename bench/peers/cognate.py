@@ -196,21 +196,27 @@ class Cognate(nn.Module):
 
 
 def coefficients(eta, theta, alpha):
-    """crates/kernels/src/cpu/memory/scan.rs: the weight of every row in the state at the end of its chunk."""
-    after, kept, reach = ([torch.ones_like(eta[..., 0])] for _ in range(3))
-    for t in range(eta.shape[-1] - 1, 0, -1):
-        after.insert(0, eta[..., t] * after[0])
-        kept.insert(0, (1 - alpha[..., t]) * kept[0])
-        reach.insert(0, kept[0] + eta[..., t] * reach[0])
+    """crates/kernels/src/cpu/memory/scan.rs: the weight of every row in the state at the end of its chunk, the
+    products over later rows as differences of summed logarithms."""
+    eta_sum, kept_sum = eta.log().cumsum(-1), torch.log1p(-alpha).cumsum(-1)
+    after = (eta_sum[..., -1:] - eta_sum).exp()
+    kept = (kept_sum[..., -1:] - kept_sum).exp()
+    # reach_t = sum over s >= t of kept_s times the product of eta over (t, s].
+    between = (eta_sum[..., None, :] - eta_sum[..., None]).masked_fill(~later(eta), -math.inf).exp()
+    reach = (between @ kept[..., None])[..., 0]
     step = -theta * (1 - eta)
-    weights = [step * torch.stack(reach, -1), step * torch.stack(after, -1)]
     whole = lambda x: x[..., None, None]
     return (
-        weights,
-        whole((1 - alpha[..., 0]) * kept[0]),
-        whole(eta[..., 0] * reach[0]),
-        whole(eta[..., 0] * after[0]),
+        [step * reach, step * after],
+        whole(kept_sum[..., -1].exp()),
+        whole(eta[..., 0] * reach[..., 0]),
+        whole(eta_sum[..., -1].exp()),
     )
+
+
+def later(x):
+    t = x.shape[-1]
+    return torch.ones(t, t, dtype=torch.bool).triu()
 
 
 class Optimizer:
@@ -218,7 +224,8 @@ class Optimizer:
 
     def __init__(self, model, lr=4e-3, adam_lr=2e-3, grokfast=(0.98, 0.3), decay=0.1):
         self.lr, self.grokfast, self.decay = lr, grokfast, decay
-        named = [(n.replace("/", "."), p) for n, p in model.p.items()]
+        # The gates are fitted apart: the loss of a text does not reach them.
+        named = [(n.replace("/", "."), p) for n, p in model.p.items() if not n.startswith("exit/")]
         self.all = [p for _, p in named]
         matrices = [p for n, p in named if is_matrix(n, p.shape)]
         self.groups = {}

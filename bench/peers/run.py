@@ -1,6 +1,7 @@
-"""Measures Forge beside PyTorch on the same work, alternating, and writes the figures into docs/performance.md.
+"""Measures Forge beside PyTorch, candle and burn on the same work, alternating, and writes the figures into docs/performance.md.
 
-Everything that it needs goes into target/peers: a virtual environment with PyTorch, and a release build of Forge.
+Everything that it needs goes into target/peers: a virtual environment with PyTorch, and the
+release builds.
 Each round runs every contender once; figures are medians over the rounds, ratios medians of the ratios within a
 round, since a shared machine changes its speed between rounds.
 
@@ -23,6 +24,7 @@ ROOT = HERE.parent.parent
 WORK = ROOT / "target" / "peers"
 FORGE = ROOT / "target" / "release" / "forge"
 TORCH = "torch==2.15.0"
+RUST_PEERS = ["candle", "burn"]
 # PyTorch at its fastest on CPUs: huge pages, and an allocator that keeps what it has.
 TUNED = "glibc.malloc.hugetlb=1:glibc.malloc.mmap_threshold=8589934592:glibc.malloc.trim_threshold=17179869184:glibc.malloc.top_pad=268435456"
 # What keeps PyTorch's libraries to the same instructions.
@@ -46,11 +48,19 @@ def install():
     return python
 
 
-def last_json(command, env):
+def rust_peer(name):
+    """Builds a peer in Rust; gives what runs it."""
+    target = WORK / name
+    manifest = HERE / name / "Cargo.toml"
+    subprocess.run(["cargo", "build", "--release", "--manifest-path", manifest, "--target-dir", target], check=True)
+    return target / "release" / f"peer-{name}"
+
+
+def figures(command, env):
     done = subprocess.run([str(c) for c in command], env={**os.environ, **env}, capture_output=True, text=True)
     if done.returncode:
         sys.exit(f"{command} failed:\n{done.stderr[-2000:]}")
-    return json.loads(done.stdout.strip().splitlines()[-1])
+    return json.loads(done.stdout)
 
 
 class Bench:
@@ -63,10 +73,14 @@ class Bench:
         self.precision = "bf16" if self.isa == "amx" else "f32"
 
     def forge(self, *arguments):
-        return last_json([FORGE, *arguments, "--json"], self.env)
+        return figures([FORGE, *arguments, "--json"], self.env)
 
     def torch(self, script, tokens, *arguments):
-        got = last_json([self.python, HERE / script, "--precision", self.precision, *arguments], self.peer_env)
+        got = figures([self.python, HERE / script, "--precision", self.precision, *arguments], self.peer_env)
+        return tokens / statistics.median(got["seconds"]), got["peak_rss_mib"]
+
+    def rust(self, program, tokens):
+        got = figures([program, "--steps", str(self.steps)], {})
         return tokens / statistics.median(got["seconds"]), got["peak_rss_mib"]
 
     def rows(self, contenders):
@@ -96,10 +110,12 @@ class Bench:
 
     def decoder(self):
         compiled = ["--steps", self.steps]
+        peers = {name: rust_peer(name) for name in RUST_PEERS}
         return "Training step of the plain decoder (33.7M parameters, 8 x 256 tokens)", self.rows({
             "Forge": lambda: self.train("decoder")[1],
             f"PyTorch compiled, {self.precision}": lambda: self.torch("decoder.py", 2048, "--compile", *compiled),
             f"PyTorch eager, {self.precision}": lambda: self.torch("decoder.py", 2048, *compiled),
+            **{f"{name}, f32": lambda program=program: self.rust(program, 2048) for name, program in peers.items()},
         })
 
     def cognate(self):

@@ -217,6 +217,9 @@ mod x86 {
     use std::arch::x86_64::*;
 
     /// Eight bf16 values: the upper halves of fp32 ones.
+    ///
+    /// # Safety
+    /// They are there, and the CPU has AVX2.
     #[target_feature(enable = "avx2")]
     unsafe fn eight_bf16(p: *const u16) -> __m256 {
         // SAFETY: eight elements are there.
@@ -225,6 +228,9 @@ mod x86 {
     }
 
     /// Sixteen of them.
+    ///
+    /// # Safety
+    /// They are there, and the CPU has AVX-512.
     #[target_feature(enable = "avx512f")]
     unsafe fn sixteen_bf16(p: *const u16) -> __m512 {
         // SAFETY: sixteen elements are there.
