@@ -352,9 +352,31 @@ fn benches_report_their_figures() {
         .forge(&["bench", "gemm", "--repeat", "1", "--json"])
         .ended(0)
         .json();
-    for field in ["isa", "threads", "m", "k", "n", "gflops"] {
+    for field in ["isa", "threads", "m", "k", "n", "gflops", "share"] {
         assert!(!gemm[0][field].is_null(), "{field}");
     }
+    let ops = ["bench", "ops", "--tokens", "256", "--repeat", "1", "--json"];
+    let ops = root.forge(&ops).ended(0).json();
+    assert!(ops["peak_gflops"].as_f64().unwrap() > 0.0);
+    let list = ops["ops"].as_array().unwrap();
+    assert!(list.len() > 20);
+    for op in list {
+        assert!(op["share"].as_f64().unwrap() > 0.0, "{op}");
+    }
+    let decode = "bench decode --batch 3 --prompt 4 --new 2 --json";
+    let run = |more: &[&str]| {
+        let args: Vec<&str> = decode.split(' ').chain(more.iter().copied()).collect();
+        root.forge(&args).ended(0).json()
+    };
+    let (whole, narrow) = (run(&[]), run(&["--bf16"]));
+    assert_eq!(
+        (&whole["batch"], &whole["params"]),
+        (&3.into(), &33_694_208.into())
+    );
+    let bytes = |x: &Value| x["bytes_read_per_step"].as_f64().unwrap();
+    // Norms stay as they are.
+    assert!((1.99..2.0).contains(&(bytes(&whole) / bytes(&narrow))));
+    assert!(narrow["decode_tokens_per_second"].as_f64().unwrap() > 0.0);
     let step = root
         .forge(&[
             "bench",
