@@ -8,7 +8,9 @@
 //! JSON object to stdout: seconds of each timed step, the peak of resident memory, the number of parameters, and the
 //! loss of the warm-up step, which random weights put near ln 8192 = 9.01.
 //!
-//! usage: peer-candle [--steps N] [--batch N] [--sequence N] [--threads N]
+//! usage: peer-candle [--steps N] [--batch N] [--sequence N]
+//!
+//! The number of threads is candle's own setting, RAYON_NUM_THREADS.
 
 use std::{env, fs, time::Instant};
 
@@ -33,7 +35,6 @@ struct Options {
     steps: usize,
     batch: usize,
     sequence: usize,
-    threads: usize,
 }
 
 impl Options {
@@ -42,14 +43,12 @@ impl Options {
             steps: 3,
             batch: 8,
             sequence: 256,
-            threads: 2,
         };
         while let Some(flag) = args.next() {
             let field = match flag.as_str() {
                 "--steps" => &mut options.steps,
                 "--batch" => &mut options.batch,
                 "--sequence" => &mut options.sequence,
-                "--threads" => &mut options.threads,
                 _ => bail!("unknown argument {flag}"),
             };
             let value = args
@@ -167,8 +166,6 @@ fn peak_rss_mib() -> Result<f64> {
 
 fn main() -> Result<()> {
     let options = Options::parse(env::args().skip(1))?;
-    // SAFETY: no other thread runs yet. candle takes its number of threads from this variable alone.
-    unsafe { env::set_var("RAYON_NUM_THREADS", options.threads.to_string()) };
 
     let device = Device::Cpu;
     let variables = VarMap::new();
