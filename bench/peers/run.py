@@ -1,4 +1,4 @@
-"""Measures Forge beside PyTorch and candle on the same work, alternating, and writes the figures into docs/performance.md.
+"""Measures Forge beside PyTorch, candle and burn on the same work, alternating, and writes the figures into docs/performance.md.
 
 Everything that it needs goes into target/peers: a virtual environment with PyTorch, and the
 release builds.
@@ -24,7 +24,7 @@ ROOT = HERE.parent.parent
 WORK = ROOT / "target" / "peers"
 FORGE = ROOT / "target" / "release" / "forge"
 TORCH = "torch==2.15.0"
-RUST_PEERS = ["candle"]
+RUST_PEERS = ["candle", "burn"]
 # PyTorch at its fastest on CPUs: huge pages, and an allocator that keeps what it has.
 TUNED = "glibc.malloc.hugetlb=1:glibc.malloc.mmap_threshold=8589934592:glibc.malloc.trim_threshold=17179869184:glibc.malloc.top_pad=268435456"
 # What keeps PyTorch's libraries to the same instructions.
@@ -80,7 +80,7 @@ class Bench:
         return tokens / statistics.median(got["seconds"]), got["peak_rss_mib"]
 
     def rust(self, program, tokens):
-        got = figures([program, "--steps", str(self.steps)], {"RAYON_NUM_THREADS": "2"})
+        got = figures([program, "--steps", str(self.steps)], {"RAYON_NUM_THREADS": "2", "MATMUL_NUM_THREADS": "2"})
         return tokens / statistics.median(got["seconds"]), got["peak_rss_mib"]
 
     def rows(self, contenders):

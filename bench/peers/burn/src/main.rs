@@ -2,22 +2,23 @@
 //!
 //! The same work as `../decoder.py` does in PyTorch: 8 layers, width 512, 8 heads, SwiGLU 1376, RMSNorm, causal
 //! attention without rotary embedding, vocabulary 8192 untied (33.7M parameters), AdamW, fp32. It exists so that
-//! Forge's step times can be read next to those of another framework in pure Rust. burn 0.22 has two such CPU
-//! backends: `ndarray`, long its only one and now deprecated, and `flex`, which takes its place.
+//! Forge's step times can be read next to those of another framework in pure Rust. burn 0.22 has two such backends,
+//! `ndarray`, which it deprecates, and `flex`, which takes its place.
 //!
 //! One warm-up step, then the timed ones; each is forward, loss, backward and update. Progress goes to stderr, one
 //! JSON object to stdout: seconds of each timed step, the peak of resident memory, the number of parameters, and the
 //! loss of the warm-up step, which random weights put near ln 8192 = 9.01.
 //!
-//! usage: peer-burn [--backend ndarray|flex] [--steps N] [--batch N] [--sequence N] [--threads N]
+//! usage: peer-burn [--backend ndarray|flex] [--steps N] [--batch N] [--sequence N]
+//!
+//! The number of threads is the backends' own setting, RAYON_NUM_THREADS and MATMUL_NUM_THREADS.
 
 use std::{env, fs, time::Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use burn::nn::loss::CrossEntropyLossConfig;
-use burn::nn::{
-    Embedding, EmbeddingConfig, Initializer, Linear, LinearConfig, RmsNorm, RmsNormConfig,
-};
+use burn::nn::{Embedding, EmbeddingConfig, Initializer, Linear, LinearConfig};
+use burn::nn::{RmsNorm, RmsNormConfig};
 use burn::optim::{AdamWConfig, GradientsParams};
 use burn::prelude::*;
 use burn::tensor::activation::silu;
@@ -36,13 +37,17 @@ const INIT: Initializer = Initializer::Normal {
     mean: 0.0,
     std: 0.02,
 };
+const CAUSAL: AttentionModuleOptions = AttentionModuleOptions {
+    scale: None,
+    softcap: None,
+    is_causal: true,
+};
 
 struct Options {
     backend: String,
     steps: usize,
     batch: usize,
     sequence: usize,
-    threads: usize,
 }
 
 impl Options {
@@ -52,19 +57,18 @@ impl Options {
             steps: 3,
             batch: 8,
             sequence: 256,
-            threads: 2,
         };
         while let Some(flag) = args.next() {
-            let value = args.next().with_context(|| format!("{flag} needs a value"))?;
+            let value = args.next();
+            let value = value.with_context(|| format!("{flag} needs a value"))?;
+            if flag == "--backend" {
+                options.backend = value;
+                continue;
+            }
             let field = match flag.as_str() {
-                "--backend" => {
-                    options.backend = value;
-                    continue;
-                }
                 "--steps" => &mut options.steps,
                 "--batch" => &mut options.batch,
                 "--sequence" => &mut options.sequence,
-                "--threads" => &mut options.threads,
                 _ => bail!("unknown argument {flag}"),
             };
             *field = value.parse().with_context(|| format!("{flag} {value}"))?;
@@ -123,15 +127,11 @@ impl Block {
     fn forward(&self, x: Tensor<3>) -> Tensor<3> {
         let [b, t, _] = x.dims();
         let heads = |y: Tensor<3>| y.reshape([b, t, HEADS, WIDTH / HEADS]).swap_dims(1, 2);
-        let causal = AttentionModuleOptions {
-            is_causal: true,
-            ..Default::default()
-        };
         let n = self.norm1.forward(x.clone());
         let q = heads(self.q.forward(n.clone()));
         let k = heads(self.k.forward(n.clone()));
         let v = heads(self.v.forward(n));
-        let a = attention(q, k, v, None, None, causal);
+        let a = attention(q, k, v, None, None, CAUSAL);
         let x = x + self.o.forward(a.swap_dims(1, 2).reshape([b, t, WIDTH]));
         let n = self.norm2.forward(x.clone());
         let gated = silu(self.gate.forward(n.clone())) * self.up.forward(n);
@@ -149,8 +149,9 @@ struct Decoder {
 
 impl Decoder {
     fn new(device: &Device) -> Self {
+        let embed = EmbeddingConfig::new(VOCAB, WIDTH).with_initializer(INIT);
         Self {
-            embed: EmbeddingConfig::new(VOCAB, WIDTH).with_initializer(INIT).init(device),
+            embed: embed.init(device),
             blocks: (0..LAYERS).map(|_| Block::new(device)).collect(),
             norm: norm(device),
             head: linear(WIDTH, VOCAB, device),
@@ -159,7 +160,8 @@ impl Decoder {
 
     fn loss(&self, tokens: Tensor<2, Int>, targets: Tensor<2, Int>) -> Tensor<1> {
         let device = tokens.device();
-        let h = self.blocks.iter().fold(self.embed.forward(tokens), |h, block| block.forward(h));
+        let h = self.embed.forward(tokens);
+        let h = self.blocks.iter().fold(h, |h, block| block.forward(h));
         let logits = self.head.forward(self.norm.forward(h));
         let cross_entropy = CrossEntropyLossConfig::new().init(&device);
         cross_entropy.forward(logits.flatten(0, 1), targets.flatten(0, 1))
@@ -176,11 +178,6 @@ fn peak_rss_mib() -> Result<f64> {
 
 fn main() -> Result<()> {
     let options = Options::parse(env::args().skip(1))?;
-    for variable in ["RAYON_NUM_THREADS", "MATMUL_NUM_THREADS"] {
-        // SAFETY: no other thread runs yet. The backends' products read these when the first one runs.
-        unsafe { env::set_var(variable, options.threads.to_string()) };
-    }
-
     let device = device(&options.backend)?.autodiff();
     device.seed(0);
     let mut model = Decoder::new(&device);

@@ -51,9 +51,8 @@ impl Options {
                 "--sequence" => &mut options.sequence,
                 _ => bail!("unknown argument {flag}"),
             };
-            let value = args
-                .next()
-                .with_context(|| format!("{flag} needs a number"))?;
+            let value = args.next();
+            let value = value.with_context(|| format!("{flag} needs a number"))?;
             *field = value.parse().with_context(|| format!("{flag} {value}"))?;
             ensure!(*field > 0, "{flag} must be at least 1");
         }
