@@ -24,7 +24,8 @@ ROOT = HERE.parent.parent
 WORK = ROOT / "target" / "peers"
 FORGE = ROOT / "target" / "release" / "forge"
 TORCH = "torch==2.15.0"
-RUST_PEERS = ["candle", "burn"]
+# Each with the flags that make it fastest.
+RUST_PEERS = {"candle": [], "burn": ["--backend", "flex"]}
 # PyTorch at its fastest on CPUs: huge pages, and an allocator that keeps what it has.
 TUNED = "glibc.malloc.hugetlb=1:glibc.malloc.mmap_threshold=8589934592:glibc.malloc.trim_threshold=17179869184:glibc.malloc.top_pad=268435456"
 # What keeps PyTorch's libraries to the same instructions.
@@ -53,7 +54,7 @@ def rust_peer(name):
     target = WORK / name
     manifest = HERE / name / "Cargo.toml"
     subprocess.run(["cargo", "build", "--release", "--manifest-path", manifest, "--target-dir", target], check=True)
-    return target / "release" / f"peer-{name}"
+    return [target / "release" / f"peer-{name}", *RUST_PEERS[name]]
 
 
 def figures(command, env):
@@ -79,8 +80,8 @@ class Bench:
         got = figures([self.python, HERE / script, "--precision", self.precision, *arguments], self.peer_env)
         return tokens / statistics.median(got["seconds"]), got["peak_rss_mib"]
 
-    def rust(self, program, tokens):
-        got = figures([program, "--steps", str(self.steps)], {"RAYON_NUM_THREADS": "2", "MATMUL_NUM_THREADS": "2"})
+    def rust(self, command, tokens):
+        got = figures([*command, "--steps", str(self.steps)], {"RAYON_NUM_THREADS": "2", "MATMUL_NUM_THREADS": "2"})
         return tokens / statistics.median(got["seconds"]), got["peak_rss_mib"]
 
     def rows(self, contenders):
@@ -115,7 +116,7 @@ class Bench:
             "Forge": lambda: self.train("decoder")[1],
             f"PyTorch compiled, {self.precision}": lambda: self.torch("decoder.py", 2048, "--compile", *compiled),
             f"PyTorch eager, {self.precision}": lambda: self.torch("decoder.py", 2048, *compiled),
-            **{f"{name}, f32": lambda program=program: self.rust(program, 2048) for name, program in peers.items()},
+            **{f"{name}, f32": lambda command=command: self.rust(command, 2048) for name, command in peers.items()},
         })
 
     def cognate(self):
