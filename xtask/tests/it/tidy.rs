@@ -64,6 +64,15 @@ fn a_forbidden_import_is_found_for_any_purpose_target_and_name() {
 }
 
 #[test]
+fn programs_that_we_are_measured_against_are_no_crates_of_ours() {
+    let peer = manifest("peer-candle", "[dependencies]\ncandle-core = \"1\"\n");
+    let files = [("bench/peers/candle/Cargo.toml", peer.as_str())];
+    assert_eq!(places("imports between crates", &files), [""; 0]);
+    let elsewhere = [("crates/candle/Cargo.toml", peer.as_str())];
+    assert!(!places("imports between crates", &elsewhere).is_empty());
+}
+
+#[test]
 fn an_unknown_or_misnamed_crate_is_found() {
     let unknown = manifest("extras", "");
     let found = message(

@@ -1,4 +1,4 @@
-//! Matrix products: C = beta C + alpha A B, strided operands, fp32.
+//! Matrix products: C = beta C + alpha A B, strided operands, fp32; and y = x Wᵀ with W in bf16.
 //!
 //! The scheme is Goto's (Goto & van de Geijn 2008), cut down to what training needs. B is packed once, in
 //! panels of as many columns as a tile has ([`pack`]), and shared by all tasks; A is read where it lies
@@ -106,14 +106,11 @@ pub fn gemm(
     );
 }
 
-/// Rows of A from which a product with bf16 weights widens them, a block at a time, instead of reading them as
-/// they are.
-const WIDEN_FROM: usize = 48;
-
-/// Elements of B that are widened at once.
+/// Elements of bf16 weights that are widened to fp32 at once.
 const MOST_WIDENED: usize = 1 << 19;
 
-/// C [m, n] = A Bᵀ, contiguous: A [m, k] fp32, B [n, k] bf16, sums in fp32.
+/// C [m, n] = A Bᵀ, contiguous: A [m, k] fp32, B [n, k] bf16, sums in fp32. Few rows read B as it is; for more it
+/// is widened, a block at a time.
 pub fn gemm_bf16(m: usize, n: usize, k: usize, a: &[f32], b: &[u16], c: &mut [f32]) {
     assert!(
         a.len() == m * k && b.len() == n * k && c.len() == m * n,
@@ -125,7 +122,7 @@ pub fn gemm_bf16(m: usize, n: usize, k: usize, a: &[f32], b: &[u16], c: &mut [f3
     if m == 0 || n == 0 || k == 0 {
         return c.fill(0.0);
     }
-    if m < WIDEN_FROM {
+    if m <= few::MOST_ROWS {
         let shape = Shape {
             m,
             n,

@@ -13,7 +13,7 @@ thread_local! {
 /// Runs `f` with `len` elements that begin at a cache line and hold old values.
 ///
 /// The buffer is taken out meanwhile: a task that this thread runs while it waits finds another. Of those
-/// that are large enough the smallest is taken, else the largest grows.
+/// that are large enough the smallest is taken, else the largest is replaced by one that is.
 pub(super) fn with<R>(len: usize, f: impl FnOnce(&mut [f32]) -> R) -> R {
     let needed = len + LINE;
     let mut buffer = KEPT.with(|kept| {
@@ -24,8 +24,8 @@ pub(super) fn with<R>(len: usize, f: impl FnOnce(&mut [f32]) -> R) -> R {
         best.map(|i| kept.swap_remove(i)).unwrap_or_default()
     });
     if buffer.len() < needed {
-        buffer = Vec::new();
-        buffer.resize(needed, 0.0);
+        drop(buffer);
+        buffer = vec![0.0; needed];
     }
     let start = buffer.as_ptr().align_offset(4 * LINE);
     let result = f(&mut buffer[start..start + len]);

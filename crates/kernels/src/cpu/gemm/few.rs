@@ -26,9 +26,10 @@ pub(super) fn suits(s: &Shape) -> bool {
     s.csa == 1 && s.rsb == 1 && s.csb != 1 && (s.m < 8 || s.m <= MOST_ROWS && s.k >= LEAST_DEPTH)
 }
 
-/// Packing pays for more rows than these; sums over fewer steps would be spent on adding lanes up.
-#[cfg(not(target_arch = "aarch64"))]
-const MOST_ROWS: usize = 48;
+/// Packing pays for more rows than these.
+pub(super) const MOST_ROWS: usize = 48;
+
+/// Sums over fewer steps are spent on adding lanes up, unless packing would cost more still.
 #[cfg(not(target_arch = "aarch64"))]
 const LEAST_DEPTH: usize = 128;
 

@@ -7,8 +7,8 @@ use crate::math::{from_bf16, to_bf16};
 use crate::random::Counted;
 
 /// Rows around a tile and a block of rows, columns around a panel and beyond what is packed at once, steps
-/// around a vector and a depth: (m, n, k).
-const SHAPES: [(usize, usize, usize); 9] = [
+/// around a vector and a depth, and the most rows that are taken without packing: (m, n, k).
+const SHAPES: [(usize, usize, usize); 11] = [
     (1, 5, 31),
     (1, 97, 140),
     (4, 97, 64),
@@ -18,6 +18,8 @@ const SHAPES: [(usize, usize, usize); 9] = [
     (193, 65, 31),
     (9, 4097, 260),
     (31, 33, 129),
+    (48, 17, 200),
+    (49, 17, 200),
 ];
 
 fn normals(n: usize, purpose: &str) -> Vec<f32> {
