@@ -74,7 +74,7 @@ const BLOCK: usize = 64;
 multiversion! {
     fn softmax_in_place(x: &mut [f32]) -> (f32, f32) {
         let m = math::max(x);
-        for x in x.iter_mut() { *x = math::exp(*x - m); }
+        for x in x.iter_mut() { *x = math::exp_or_zero(*x - m); }
         let s = math::sum(x);
         let inv = 1.0 / s;
         for x in x.iter_mut() { *x *= inv; }
@@ -84,7 +84,7 @@ multiversion! {
 
 multiversion! {
     fn probabilities(x: &mut [f32], lse: f32) {
-        for x in x.iter_mut() { *x = math::exp(*x - lse); }
+        for x in x.iter_mut() { *x = math::exp_or_zero(*x - lse); }
     }
 }
 
@@ -101,7 +101,7 @@ multiversion! {
 }
 
 /// The columns of the score block of some query rows: prefix, then keys `lo..hi` of the segment, then
-/// each row's extra keys.
+/// each row's extra keys, filled up to whole vectors; what a row does not see is masked.
 struct Block {
     rows: Range<usize>,
     lo: usize,
@@ -131,7 +131,7 @@ impl Block {
                 .unwrap_or(0)
         };
         Self {
-            columns: prefix + hi - lo + extra,
+            columns: (prefix + hi - lo + extra).next_multiple_of(math::LANES),
             rows,
             lo,
             hi,
@@ -357,7 +357,6 @@ pub fn forward(o: &Operands, layout: &Layout, out: &mut [f32], lse: &mut [f32], 
                             let row = &mut scores[r * b.columns..][..b.columns];
                             b.mask(layout, i, row, f32::NEG_INFINITY);
                             let (l, m) = softmax_in_place(row);
-                            b.mask(layout, i, row, 0.0);
                             *top = if m > *top { m } else { *top };
                             // SAFETY: element (row, head) belongs to this task.
                             unsafe { lse.slice(i * o.heads + head, 1)[0] = l };
@@ -528,7 +527,6 @@ pub fn backward(
                             let row = &mut p[r * b.columns..][..b.columns];
                             b.mask(layout, i, row, f32::NEG_INFINITY);
                             probabilities(row, lse[i * o.heads + head]);
-                            b.mask(layout, i, row, 0.0);
                         }
                         let dy_block = &dy[b.rows.start * qs + head * hd..];
                         // dV += P^T dY over the window, the prefix and the extra keys
