@@ -8,10 +8,10 @@ use rayon::prelude::*;
 use std::ops::Range;
 
 /// Steps of k summed before they are added to C: a panel of B of this depth stays in the first-level cache.
-const DEPTH: usize = 256;
+const DEPTH: usize = 384;
 
 /// Rows of a block of C: with [`DEPTH`] steps of A they stay in the second-level cache.
-const ROWS: usize = 96;
+const ROWS: usize = 144;
 
 /// Most elements of B that are packed at once.
 const MOST_PACKED: usize = 1 << 20;
@@ -19,11 +19,17 @@ const MOST_PACKED: usize = 1 << 20;
 /// Products of fewer rows read B where it lies.
 const PACK_FROM: usize = 8;
 
-/// Rows of a transposed A are read where they lie by so many panels at most.
-const PACK_ROWS_FROM: usize = 2;
+/// Contiguous rows of A are read where they lie by so many panels at most.
+const PACK_FROM_PANELS: usize = 4;
+
+/// So are transposed ones.
+const PACK_TRANSPOSED_FROM_PANELS: usize = 2;
+
+/// Panels that share the second-level cache with the rows of a block.
+const GROUP: usize = 8;
 
 /// Tasks that a product is cut into where its blocks of rows are fewer.
-const TASKS: usize = 8;
+const TASKS: usize = 4;
 
 /// What all tasks of a product read.
 #[derive(Clone, Copy)]
@@ -106,20 +112,21 @@ pub(super) unsafe fn run_on(
         s,
         path,
     };
-    // SAFETY: promised by the caller.
-    unsafe {
-        let whole = (MOST_PACKED / s.k / o.path.cols).max(1) * o.path.cols;
-        for lo in (0..s.n).step_by(whole) {
-            columns(&o, lo..(lo + whole).min(s.n), parallel);
+    let whole = (MOST_PACKED / DEPTH.min(s.k) / path.cols).max(1) * path.cols;
+    for lo in (0..s.n).step_by(whole) {
+        for from in (0..s.k).step_by(DEPTH) {
+            let steps = from..(from + DEPTH).min(s.k);
+            // SAFETY: promised by the caller.
+            unsafe { columns(&o, lo..(lo + whole).min(s.n), steps, parallel) }
         }
     }
 }
 
-/// Columns `range` of C.
+/// Columns `range` of C, over `steps` of k.
 ///
 /// # Safety
 /// As [`run`].
-unsafe fn columns(o: &Operands, range: Range<usize>, parallel: bool) {
+unsafe fn columns(o: &Operands, range: Range<usize>, steps: Range<usize>, parallel: bool) {
     let (s, cols) = (o.s, o.path.cols);
     let panels = range.len().div_ceil(cols);
     // Few rows read whole panels where they lie; only a ragged last one is packed.
@@ -130,34 +137,44 @@ unsafe fn columns(o: &Operands, range: Range<usize>, parallel: bool) {
     } else {
         0
     };
-    let size = s.k * cols;
+    let size = steps.len() * cols;
     scratch::with((panels - first) * size, |packed| {
         let fill = |(p, to): (usize, &mut [f32])| {
             let lo = range.start + (first + p) * cols;
             let some = cols.min(range.end - lo);
-            // SAFETY: columns lo..lo + some of B are there.
-            unsafe { pack::panel(o.b(lo * s.csb), s.rsb, s.csb, s.k, some, cols, to) }
+            // SAFETY: columns lo..lo + some of B are there, and these steps.
+            unsafe {
+                let b = o.b(steps.start * s.rsb + lo * s.csb);
+                pack::panel(b, s.rsb, s.csb, steps.len(), some, cols, to);
+            }
         };
         if parallel && packed.len() > 1 << 15 {
             packed.par_chunks_mut(size).enumerate().for_each(fill);
         } else {
             packed.chunks_mut(size).enumerate().for_each(fill);
         }
-        let blocks = s.m.div_ceil(ROWS);
-        let wide = if parallel {
-            panels.div_ceil(TASKS.div_ceil(blocks))
+        // Blocks of nearly equal size, so that no thread waits long for the last one.
+        let tiles = s.m.div_ceil(o.path.rows);
+        let down = s.m.div_ceil(ROWS);
+        let down = if parallel {
+            down.next_multiple_of(2).min(tiles)
         } else {
-            panels
+            down
         };
-        let across = panels.div_ceil(wide);
+        let across = if parallel {
+            TASKS.div_ceil(down).min(panels)
+        } else {
+            1
+        };
+        let part = |whole: usize, parts: usize, i: usize| whole * i / parts..whole * (i + 1) / parts;
         let packed = &*packed;
         let task = |t: usize| {
-            let (row, column) = (t / across * ROWS, t % across * wide);
+            let rows = part(tiles, down, t / across);
             let block = Block {
-                rows: row..(row + ROWS).min(s.m),
-                panels: column..(column + wide).min(panels),
-                start: range.start,
-                end: range.end,
+                rows: rows.start * o.path.rows..(rows.end * o.path.rows).min(s.m),
+                panels: part(panels, across, t % across),
+                columns: range.clone(),
+                steps: steps.clone(),
                 first,
                 packed,
             };
@@ -165,77 +182,79 @@ unsafe fn columns(o: &Operands, range: Range<usize>, parallel: bool) {
             unsafe { walk(o, &block) }
         };
         if parallel {
-            (0..blocks * across).into_par_iter().for_each(task);
+            (0..down * across).into_par_iter().for_each(task);
         } else {
-            (0..blocks * across).for_each(task);
+            (0..down * across).for_each(task);
         }
     });
 }
 
-/// A block of C: rows, and panels counted from column `start`.
+/// A block of C: rows, and panels counted from the first of `columns`; and steps of k.
 struct Block<'a> {
     rows: Range<usize>,
     panels: Range<usize>,
-    start: usize,
-    end: usize,
+    columns: Range<usize>,
+    steps: Range<usize>,
     /// Panels from this one on lie in `packed`, those before it in B.
     first: usize,
     packed: &'a [f32],
 }
 
-/// Computes a block, one depth of k at a time.
+/// Adds what the steps of a block contribute to it.
+///
+/// The packed rows of one tile stay in the first-level cache while the panels of a group, which stay in the
+/// second-level one, pass by.
 ///
 /// # Safety
 /// As [`run`], and the block belongs to this task alone.
 unsafe fn walk(o: &Operands, block: &Block) {
     let (s, path) = (o.s, o.path);
-    // Transposed rows are packed where enough panels use them again.
-    let in_place = s.csa == 1 || s.rsa == 1 && block.panels.len() <= PACK_ROWS_FROM;
+    let (from, depth) = (block.steps.start, block.steps.len());
+    let beta = if from == 0 { s.beta } else { 1.0 };
+    // Rows are packed where enough panels use them again.
+    let panels = block.panels.len();
+    let in_place = s.csa == 1 && panels <= PACK_FROM_PANELS
+        || s.rsa == 1 && panels <= PACK_TRANSPOSED_FROM_PANELS;
     let buffer = if in_place {
         0
     } else {
-        block.rows.len() * DEPTH.min(s.k)
+        block.rows.len() * depth
     };
     scratch::with(buffer, |tiles| {
-        for from in (0..s.k).step_by(DEPTH) {
-            let depth = DEPTH.min(s.k - from);
-            let beta = if from == 0 { s.beta } else { 1.0 };
-            let each = || block.rows.clone().step_by(path.rows);
-            let some = |row: usize| path.rows.min(block.rows.end - row);
-            if !in_place {
-                for row in each() {
-                    let to = &mut tiles[(row - block.rows.start) * depth..][..some(row) * depth];
-                    // SAFETY: these rows of A and steps of k are there.
-                    unsafe {
-                        let a = o.a(row * s.rsa + from * s.csa);
-                        pack::rows(a, s.rsa, s.csa, depth, some(row), to);
-                    }
-                }
+        if !in_place {
+            // SAFETY: these rows of A and steps of k are there.
+            unsafe {
+                let a = o.a(block.rows.start * s.rsa + from * s.csa);
+                pack::rows(a, s.rsa, s.csa, depth, block.rows.len(), path.rows, tiles);
             }
-            for panel in block.panels.clone() {
-                let column = block.start + panel * path.cols;
-                let width = path.cols.min(block.end - column);
-                // SAFETY: a panel in B is whole, so that all its columns are there.
-                let (b, rsb) = if panel < block.first {
-                    (unsafe { o.b(from * s.rsb + column) }, s.rsb)
+        }
+        for group in block.panels.clone().step_by(GROUP) {
+            let group = group..(group + GROUP).min(block.panels.end);
+            for row in block.rows.clone().step_by(path.rows) {
+                let rows = path.rows.min(block.rows.end - row);
+                let (a, rsa, csa) = if in_place {
+                    // SAFETY: rows and steps of A that are there.
+                    (unsafe { o.a(row * s.rsa + from * s.csa) }, s.rsa, s.csa)
                 } else {
-                    let at = ((panel - block.first) * s.k + from) * path.cols;
-                    (block.packed[at..].as_ptr(), path.cols)
+                    let at = (row - block.rows.start) * depth;
+                    (tiles[at..].as_ptr(), 1, rows)
                 };
-                for row in each() {
+                for panel in group.clone() {
+                    let column = block.columns.start + panel * path.cols;
+                    let width = path.cols.min(block.columns.end - column);
                     if s.upper && column + width <= row {
-                        break;
+                        continue;
                     }
-                    let rows = some(row);
+                    let (b, rsb) = if panel < block.first {
+                        // SAFETY: a panel in B is whole, so that all its columns are there.
+                        (unsafe { o.b(from * s.rsb + column) }, s.rsb)
+                    } else {
+                        let at = (panel - block.first) * depth * path.cols;
+                        (block.packed[at..].as_ptr(), path.cols)
+                    };
                     // SAFETY: the tile's rows of A and C are there; a tile that reaches beyond the last
                     // column is computed aside.
                     unsafe {
-                        let (a, rsa, csa) = if in_place {
-                            (o.a(row * s.rsa + from * s.csa), s.rsa, s.csa)
-                        } else {
-                            let at = (row - block.rows.start) * depth;
-                            (tiles[at..].as_ptr(), 1, rows)
-                        };
                         let at = row * s.rsc + column;
                         if width == path.cols {
                             let c = o.c.get().add(at);

@@ -75,19 +75,35 @@ macro_rules! tile {
             rows: usize, k: usize, a: *const f32, rsa: usize, csa: usize, b: *const f32, rsb: usize,
             alpha: f32, beta: f32, c: *mut f32, rsc: usize,
         ) {
+            /// With `PACKED` rows 1 apart, steps of A `R` and of B two vectors, so that all offsets in a step
+            /// are constants: computing them takes more instructions than a core can start beside the sums.
+            ///
             /// # Safety
             /// As [`Tile`](super::Tile), with `R` rows.
             #[target_feature(enable = $feature)]
             #[allow(clippy::too_many_arguments)]
-            unsafe fn of<const R: usize>(
+            unsafe fn of<const R: usize, const PACKED: bool>(
                 k: usize, mut a: *const f32, rsa: usize, csa: usize, mut b: *const f32, rsb: usize,
                 alpha: f32, beta: f32, c: *mut f32, rsc: usize,
             ) {
+                let (rsa, csa, rsb) = if PACKED { (1, R, 2 * $lanes) } else { (rsa, csa, rsb) };
                 let mut sum = [[$zero(); 2]; R];
                 // SAFETY: the caller's operands cover all k steps and R rows; the pointers are not followed
-                // after the last step.
+                // after the last step. Prefetching follows no pointer.
                 unsafe {
+                    for i in 0..R {
+                        let c = c.wrapping_add(i * rsc);
+                        _mm_prefetch::<_MM_HINT_T0>(c.cast());
+                        _mm_prefetch::<_MM_HINT_T0>(c.wrapping_add(2 * $lanes - 1).cast());
+                    }
                     for _ in 0..k {
+                        if PACKED {
+                            let ahead = b.wrapping_add(AHEAD * rsb);
+                            _mm_prefetch::<_MM_HINT_T0>(ahead.cast());
+                            if $lanes == 16 {
+                                _mm_prefetch::<_MM_HINT_T0>(ahead.wrapping_add($lanes).cast());
+                            }
+                        }
                         let (b0, b1) = ($load(b), $load(b.add($lanes)));
                         for (i, s) in sum.iter_mut().enumerate() {
                             let x = $splat(*a.add(i * rsa));
@@ -106,10 +122,12 @@ macro_rules! tile {
                     }
                 }
             }
+            let packed = rsa == 1 && csa == rows && rsb == 2 * $lanes;
             // SAFETY: passed on from the caller.
             unsafe {
-                match rows {
-                    $($rows => of::<$rows>(k, a, rsa, csa, b, rsb, alpha, beta, c, rsc),)*
+                match (rows, packed) {
+                    $(($rows, true) => of::<$rows, true>(k, a, rsa, csa, b, rsb, alpha, beta, c, rsc),
+                    ($rows, false) => of::<$rows, false>(k, a, rsa, csa, b, rsb, alpha, beta, c, rsc),)*
                     _ => unreachable!("a tile of {rows} rows"),
                 }
             }
@@ -120,6 +138,9 @@ macro_rules! tile {
 #[cfg(target_arch = "x86_64")]
 mod x86 {
     use std::arch::x86_64::*;
+
+    /// Steps of B that are on their way from the second-level cache.
+    const AHEAD: usize = 16;
 
     tile!(avx2, "avx2,fma", 8, _mm256_setzero_ps, _mm256_set1_ps, _mm256_loadu_ps, _mm256_storeu_ps,
         _mm256_mul_ps, _mm256_fmadd_ps, 1 2 3 4 5 6);
