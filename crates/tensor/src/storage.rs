@@ -6,7 +6,7 @@
 //! The pool is process-wide, like the allocator that it stands in for, and counts live and peak bytes for
 //! the memory accounting of `forge plan`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -14,6 +14,7 @@ static POOL: Mutex<Pool> = Mutex::new(Pool {
     classes: BTreeMap::new(),
     bytes: 0,
     most: LEAST_KEPT,
+    kept: 0,
 });
 static LIVE: AtomicUsize = AtomicUsize::new(0);
 static PEAK: AtomicUsize = AtomicUsize::new(0);
@@ -37,6 +38,8 @@ fn class(len: usize) -> usize {
 #[derive(Debug)]
 pub(crate) struct Buffer {
     data: Vec<f32>,
+    /// The elements there is room for, a size class.
+    room: usize,
 }
 
 impl Buffer {
@@ -48,15 +51,16 @@ impl Buffer {
         } else {
             None
         };
-        let mut data = pooled.unwrap_or_else(|| Vec::with_capacity(capacity));
+        let (room, mut data) =
+            pooled.unwrap_or_else(|| (capacity, Vec::with_capacity(capacity)));
         if data.len() > len {
             data.truncate(len);
         } else {
             data.resize(len, 0.0);
         }
-        let live = LIVE.fetch_add(capacity * 4, Ordering::Relaxed) + capacity * 4;
+        let live = LIVE.fetch_add(room * 4, Ordering::Relaxed) + room * 4;
         PEAK.fetch_max(live, Ordering::Relaxed);
-        Self { data }
+        Self { data, room }
     }
 
     pub(crate) fn zeroed(len: usize) -> Self {
@@ -82,43 +86,56 @@ impl Buffer {
 
 impl Drop for Buffer {
     fn drop(&mut self) {
-        let capacity = class(self.data.len());
-        LIVE.fetch_sub(capacity * 4, Ordering::Relaxed);
-        if self.data.len() >= POOLED_FROM {
+        LIVE.fetch_sub(self.room * 4, Ordering::Relaxed);
+        if self.room >= POOLED_FROM {
             let mut data = std::mem::take(&mut self.data);
-            if data.capacity() >= capacity {
-                // Keep the length at the capacity, so that taking it out again writes nothing.
-                data.resize(capacity, 0.0);
-                pool().keep(capacity, data);
-            }
+            // Keep the length at the capacity, so that taking it out again writes nothing.
+            data.resize(self.room, 0.0);
+            pool().keep(self.room, data);
         }
     }
 }
 
 /// Freed buffers by size class.
 struct Pool {
-    classes: BTreeMap<usize, Vec<Vec<f32>>>,
+    /// Each with the number it came under, the latest last.
+    classes: BTreeMap<usize, VecDeque<(u64, Vec<f32>)>>,
     /// Bytes of the buffers that wait.
     bytes: usize,
     /// The most bytes that may wait: as many as were in use together, in the whole life of the process.
     most: usize,
+    /// How many buffers ever came.
+    kept: u64,
 }
 
 impl Pool {
-    fn take(&mut self, capacity: usize) -> Option<Vec<f32>> {
-        let data = self.classes.get_mut(&capacity)?.pop()?;
-        self.bytes -= capacity * 4;
-        Some(data)
+    /// A buffer with room for `capacity` elements, or for up to a quarter more: where the number of rows
+    /// changes from step to step, so do the classes.
+    fn take(&mut self, capacity: usize) -> Option<(usize, Vec<f32>)> {
+        let classes = self.classes.range_mut(capacity..=capacity + capacity / 4);
+        let (room, data) = classes
+            .filter_map(|(&room, kept)| Some((room, kept.pop_back()?.1)))
+            .next()?;
+        self.bytes -= room * 4;
+        Some((room, data))
     }
 
-    /// Beyond the most, all others go first: sizes that are still asked for come back.
-    fn keep(&mut self, capacity: usize, data: Vec<f32>) {
+    /// Beyond the most, those that have waited longest go: sizes that are asked for are never among them.
+    fn keep(&mut self, room: usize, data: Vec<f32>) {
         self.most = self.most.max(peak_bytes());
-        if self.bytes + capacity * 4 > self.most {
-            self.clear();
+        self.kept += 1;
+        self.bytes += room * 4;
+        let class = self.classes.entry(room).or_default();
+        class.push_back((self.kept, data));
+        while self.bytes > self.most {
+            let oldest = |(_, kept): &(&usize, &VecDeque<_>)| kept.front().map(|(n, _): &(u64, _)| *n);
+            let waiting = self.classes.iter().filter(|(_, kept)| !kept.is_empty());
+            let Some(room) = waiting.min_by_key(oldest).map(|(&room, _)| room) else {
+                break;
+            };
+            self.classes.entry(room).or_default().pop_front();
+            self.bytes -= room * 4;
         }
-        self.bytes += capacity * 4;
-        self.classes.entry(capacity).or_default().push(data);
     }
 
     fn clear(&mut self) {

@@ -18,6 +18,15 @@ pub trait Ternary: Fn(f32, f32, f32) -> f32 + Copy + Sync {}
 impl<F: Fn(f32, f32, f32) -> f32 + Copy + Sync> Ternary for F {}
 
 multiversion! {
+    /// x = silu(x).
+    pub(super) fn silu_in_place(x: &mut [f32]) {
+        for x in x {
+            *x = math::silu(*x);
+        }
+    }
+}
+
+multiversion! {
     fn unary_block<F: Unary>(x: &[f32], out: &mut [f32], f: F) {
         for (o, &x) in out.iter_mut().zip(x) { *o = f(x); }
     }

@@ -39,7 +39,8 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
-use self::chunk::{HeadMemory, Slots};
+use self::chunk::{HeadMemory, SlotGradients, Slots};
+use super::scratch::Scratch;
 use self::columns::{Columns, gather};
 use self::pieces::{HeadRows, Piece, groups, pieces};
 pub use self::states::{State, chunk_states, read, slot_reads};
@@ -234,12 +235,15 @@ pub fn backward(
     let [deta, dtheta, dalpha] = [deta, dtheta, dalpha].map(|g| Columns::zeroed(g, shape.heads, 1));
     let pieces = pieces(segments, n, shape.chunk);
     let groups = groups(&pieces);
-    let partial: Vec<HeadMemory> = (0..shape.heads * groups.len())
+    let partial: Vec<SlotGradients> = (0..shape.heads * groups.len())
         .into_par_iter()
         .map(|task| {
             let (head, group) = (task / groups.len(), &groups[task % groups.len()]);
             let base = shape.head(keys0, values0, head);
-            let mut dbase = HeadMemory::zeros(shape.head_len());
+            let mut dbase = SlotGradients {
+                keys: vec![0.0; shape.head_len()],
+                values: vec![0.0; shape.head_len()],
+            };
             // SAFETY: this task alone has this head of the pieces in its group. Pieces own disjoint
             // rows of dq as in `forward`; of the rest a block writes nothing and a chain only the
             // rows of its own segment.
@@ -297,7 +301,7 @@ pub fn backward(
 
 /// What a step back along a chain yields for chunk c.
 enum ChainGradient {
-    Read(Vec<f32>),
+    Read(Scratch),
     Write(chunk::ChunkGradient),
 }
 
@@ -307,13 +311,13 @@ fn chain_backward(
     base: Slots,
     input: &HeadRows,
     dout: &[f32],
-    dbase: &mut HeadMemory,
+    dbase: &mut SlotGradients,
     mut put: impl FnMut(usize, ChainGradient),
 ) {
     let chunks = input.chunks();
     let mut starts = vec![HeadMemory::start(base)];
     for c in 1..chunks {
-        let mut next = starts[c - 1].clone();
+        let mut next = starts[c - 1].copy();
         chunk::write(shape, base, next.view(), &input.chunk(c - 1));
         starts.push(next);
     }
@@ -335,11 +339,11 @@ fn chain_backward(
     dbase
         .keys
         .iter_mut()
-        .zip(&grad.keys)
+        .zip(grad.keys.iter())
         .for_each(|(d, g)| *d += g);
     dbase
         .values
         .iter_mut()
-        .zip(&grad.values)
+        .zip(grad.values.iter())
         .for_each(|(d, g)| *d += g);
 }

@@ -4,11 +4,23 @@
 //! of one memory stand together, so that a read is two products a run of rows and head. The gradient
 //! reaches the query only; the memory is a constant here.
 
+use super::elementwise::silu_in_place;
 use super::gemm::gemm_seq;
 use super::memory::{MemoryShape, State};
+use super::scratch;
+use crate::isa::multiversion;
 use crate::math;
 use rayon::prelude::*;
 use std::ops::Range;
+
+multiversion! {
+    /// gradient *= silu'(x).
+    fn through_silu(gradient: &mut [f32], x: &[f32]) {
+        for (g, &x) in gradient.iter_mut().zip(x) {
+            *g *= math::silu_derivative(x);
+        }
+    }
+}
 
 /// Runs of neighbouring rows that read the same memory, cut to at most 64 rows.
 fn runs(of_row: &[u32]) -> Vec<(usize, Range<usize>)> {
@@ -52,7 +64,7 @@ fn for_each_run(
 pub fn read_rows(shape: MemoryShape, states: &[State], of_row: &[u32], q: &[f32], out: &mut [f32]) {
     let (d, hd, slots) = (shape.row_len(), shape.width, shape.slots);
     for_each_run(shape, of_row, out, |state, rows, out| {
-        let mut a = vec![0.0; rows.len() * slots];
+        let mut a = scratch::take(rows.len() * slots);
         for h in 0..shape.heads {
             let (keys, values) = (
                 &states[state].keys[h * slots * hd..],
@@ -73,9 +85,7 @@ pub fn read_rows(shape: MemoryShape, states: &[State], of_row: &[u32], q: &[f32]
                 &mut a,
                 slots,
             );
-            for x in &mut a {
-                *x = math::silu(*x);
-            }
+            silu_in_place(&mut a);
             gemm_seq(
                 rows.len(),
                 hd,
@@ -106,7 +116,7 @@ pub fn read_rows_backward(
 ) {
     let (d, hd, slots) = (shape.row_len(), shape.width, shape.slots);
     for_each_run(shape, of_row, dq, |state, rows, dq| {
-        let (mut a, mut g) = (vec![0.0; rows.len() * slots], vec![0.0; rows.len() * slots]);
+        let [mut a, mut g] = [(); 2].map(|()| scratch::take(rows.len() * slots));
         for h in 0..shape.heads {
             let (keys, values) = (
                 &states[state].keys[h * slots * hd..],
@@ -143,9 +153,7 @@ pub fn read_rows_backward(
                 &mut g,
                 slots,
             );
-            for (g, a) in g.iter_mut().zip(&a) {
-                *g *= math::silu_derivative(*a);
-            }
+            through_silu(&mut g, &a);
             gemm_seq(
                 rows.len(),
                 hd,

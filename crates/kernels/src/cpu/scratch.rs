@@ -2,6 +2,7 @@
 //! faults in new pages.
 
 use std::cell::RefCell;
+use std::ops::{Deref, DerefMut};
 
 /// Elements of a cache line.
 const LINE: usize = 16;
@@ -10,11 +11,17 @@ thread_local! {
     static KEPT: RefCell<Vec<Vec<f32>>> = const { RefCell::new(Vec::new()) };
 }
 
-/// Runs `f` with `len` elements that begin at a cache line and hold old values.
-///
-/// The buffer is taken out meanwhile: a task that this thread runs while it waits finds another. Of those
-/// that are large enough the smallest is taken, else the largest is replaced by one that is.
-pub(super) fn with<R>(len: usize, f: impl FnOnce(&mut [f32]) -> R) -> R {
+/// Elements that begin at a cache line and hold old values. The thread that drops them keeps them for its next
+/// operation, so what goes from thread to thread, or lives long, belongs in a `Vec`.
+pub(super) struct Scratch {
+    buffer: Vec<f32>,
+    start: usize,
+    len: usize,
+}
+
+/// Takes `len` elements out of what this thread keeps: of the buffers that are large enough the smallest, else
+/// one that takes the place of the largest.
+pub(super) fn take(len: usize) -> Scratch {
     let needed = len + LINE;
     let mut buffer = KEPT.with(|kept| {
         let mut kept = kept.borrow_mut();
@@ -28,9 +35,47 @@ pub(super) fn with<R>(len: usize, f: impl FnOnce(&mut [f32]) -> R) -> R {
         buffer = vec![0.0; needed];
     }
     let start = buffer.as_ptr().align_offset(4 * LINE);
-    let result = f(&mut buffer[start..start + len]);
-    KEPT.with(|kept| kept.borrow_mut().push(buffer));
-    result
+    Scratch { buffer, start, len }
+}
+
+/// [`take`], filled with zeros.
+pub(super) fn zeros(len: usize) -> Scratch {
+    let mut scratch = take(len);
+    scratch.fill(0.0);
+    scratch
+}
+
+/// [`take`], filled with a copy of `x`.
+pub(super) fn copy(x: &[f32]) -> Scratch {
+    let mut scratch = take(x.len());
+    scratch.copy_from_slice(x);
+    scratch
+}
+
+/// Runs `f` with `len` elements that begin at a cache line and hold old values.
+pub(super) fn with<R>(len: usize, f: impl FnOnce(&mut [f32]) -> R) -> R {
+    f(&mut take(len))
+}
+
+impl Deref for Scratch {
+    type Target = [f32];
+    fn deref(&self) -> &[f32] {
+        &self.buffer[self.start..][..self.len]
+    }
+}
+
+impl DerefMut for Scratch {
+    fn deref_mut(&mut self) -> &mut [f32] {
+        &mut self.buffer[self.start..][..self.len]
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        let buffer = std::mem::take(&mut self.buffer);
+        // A thread that ends has nothing left to keep it in.
+        let _ = KEPT.try_with(|kept| kept.borrow_mut().push(buffer));
+    }
 }
 
 #[cfg(test)]
@@ -48,6 +93,9 @@ mod tests {
                 assert!(a.iter().all(|&x| x == 1.0));
             });
         }
+        assert_eq!(super::KEPT.with(|k| k.borrow().len()), 2);
+        assert_eq!(super::zeros(70)[..], [0.0; 70]);
+        assert_eq!(super::copy(&[3.0; 40])[..], [3.0; 40]);
         assert_eq!(super::KEPT.with(|k| k.borrow().len()), 2);
     }
 }

@@ -16,7 +16,9 @@
 
 use super::MemoryShape;
 use super::scan::Coefficients;
+use crate::cpu::elementwise::silu_in_place;
 use crate::cpu::gemm::gemm_seq;
+use crate::cpu::scratch::{self, Scratch};
 use crate::isa::multiversion;
 use crate::math::{dot, sigmoid, silu, silu_derivative};
 
@@ -27,33 +29,47 @@ pub(super) struct Slots<'a> {
     pub(super) values: &'a [f32],
 }
 
-/// One head's memory in motion (or a gradient with respect to it), `[S, D]` each.
-#[derive(Clone)]
-pub(super) struct HeadMemory {
+/// Gradients with respect to [`Slots`], sums over what a task does.
+pub(super) struct SlotGradients {
     pub(super) keys: Vec<f32>,
     pub(super) values: Vec<f32>,
-    pub(super) momentum_keys: Vec<f32>,
-    pub(super) momentum_values: Vec<f32>,
+}
+
+/// One head's memory in motion (or a gradient with respect to it), `[S, D]` each.
+pub(super) struct HeadMemory {
+    pub(super) keys: Scratch,
+    pub(super) values: Scratch,
+    pub(super) momentum_keys: Scratch,
+    pub(super) momentum_values: Scratch,
 }
 
 impl HeadMemory {
     /// A memory at the start of a segment: the learned slots, no momentum.
     pub(super) fn start(base: Slots) -> Self {
         Self {
-            keys: base.keys.to_vec(),
-            values: base.values.to_vec(),
-            momentum_keys: vec![0.0; base.keys.len()],
-            momentum_values: vec![0.0; base.values.len()],
+            keys: scratch::copy(base.keys),
+            values: scratch::copy(base.values),
+            momentum_keys: scratch::zeros(base.keys.len()),
+            momentum_values: scratch::zeros(base.values.len()),
         }
     }
 
     pub(super) fn zeros(len: usize) -> Self {
-        let zeros = vec![0.0; len];
+        let [keys, values, momentum_keys, momentum_values] = [(); 4].map(|()| scratch::zeros(len));
         Self {
-            keys: zeros.clone(),
-            values: zeros.clone(),
-            momentum_keys: zeros.clone(),
-            momentum_values: zeros,
+            keys,
+            values,
+            momentum_keys,
+            momentum_values,
+        }
+    }
+
+    pub(super) fn copy(&self) -> Self {
+        Self {
+            keys: scratch::copy(&self.keys),
+            values: scratch::copy(&self.values),
+            momentum_keys: scratch::copy(&self.momentum_keys),
+            momentum_values: scratch::copy(&self.momentum_values),
         }
     }
 
@@ -93,22 +109,20 @@ pub(super) struct Chunk<'a> {
 
 /// Gradients with respect to the fields of a [`Chunk`].
 pub(super) struct ChunkGradient {
-    pub(super) dk: Vec<f32>,
-    pub(super) dv: Vec<f32>,
+    pub(super) dk: Scratch,
+    pub(super) dv: Scratch,
     pub(super) deta: Vec<f32>,
     pub(super) dtheta: Vec<f32>,
     pub(super) dalpha: Vec<f32>,
 }
 
 /// out = silu(q keysᵀ) values.
-pub(super) fn read(shape: MemoryShape, memory: Slots, q: &[f32]) -> Vec<f32> {
+pub(super) fn read(shape: MemoryShape, memory: Slots, q: &[f32]) -> Scratch {
     let (s, d) = (shape.slots, shape.width);
     let t = q.len() / d;
     let mut active = times_transposed(q, memory.keys, t, s, d);
     silu_in_place(&mut active);
-    let mut out = vec![0.0; t * d];
-    add_times(&active, memory.values, &mut out, t, d, s);
-    out
+    times(&active, memory.values, t, d, s)
 }
 
 /// sums `[S]` += |silu(q keysᵀ)| summed over rows.
@@ -131,18 +145,17 @@ pub(super) fn read_backward(
     dout: &[f32],
     dkeys: &mut [f32],
     dvalues: &mut [f32],
-) -> Vec<f32> {
+) -> Scratch {
     let (s, d) = (shape.slots, shape.width);
     let t = q.len() / d;
     let hidden = times_transposed(q, memory.keys, t, s, d);
-    let (mut active, mut slope) = (vec![0.0; t * s], vec![0.0; t * s]);
+    let (mut active, mut slope) = (scratch::take(t * s), scratch::take(t * s));
     silu_and_slope(&hidden, &mut active, &mut slope);
-    let dhidden = product(&times_transposed(dout, memory.values, t, s, d), &slope);
+    let mut dhidden = times_transposed(dout, memory.values, t, s, d);
+    multiply_by(&mut dhidden, &slope);
     add_transposed_times(&active, dout, dvalues, s, d, t);
     add_transposed_times(&dhidden, q, dkeys, s, d, t);
-    let mut dq = vec![0.0; t * d];
-    add_times(&dhidden, memory.keys, &mut dq, t, d, s);
-    dq
+    times(&dhidden, memory.keys, t, d, s)
 }
 
 /// Moves `memory` from the start of a chunk to its end; `base` is what forgetting decays towards.
@@ -173,10 +186,7 @@ pub(super) fn write(shape: MemoryShape, base: Slots, memory: MemoryView, chunk: 
         ),
     ];
     for (fast, momentum, learned, left, right) in halves {
-        for ((m, s), m0) in fast.iter_mut().zip(&mut *momentum).zip(learned) {
-            *m = m0 + c.keep * (*m - m0) + c.carry * *s;
-            *s *= c.decay;
-        }
+        carry_over(fast, momentum, learned, c.keep, c.carry, c.decay);
         add_outer(shape, left, right, &c.to_memory, fast);
         add_outer(shape, left, right, &c.to_momentum, momentum);
     }
@@ -194,7 +204,7 @@ pub(super) fn write_backward(
     chunk: &Chunk,
     last: bool,
     grad: &mut HeadMemory,
-    dbase: &mut HeadMemory,
+    dbase: &mut SlotGradients,
 ) -> ChunkGradient {
     let (s, d) = (shape.slots, shape.width);
     let t = chunk.eta.len();
@@ -203,10 +213,8 @@ pub(super) fn write_backward(
 
     // Through the weighted outer products, to their factors and to the weights.
     let key_pull = surprise.key_pull();
-    let mut dk = vec![0.0; t * d];
-    let mut derror = vec![0.0; t * d];
-    let mut dkey_pull = vec![0.0; t * s];
-    let mut dactive = vec![0.0; t * s];
+    let (mut dk, mut derror) = (scratch::zeros(t * d), scratch::zeros(t * d));
+    let (mut dkey_pull, mut dactive) = (scratch::zeros(t * s), scratch::zeros(t * s));
     let mut dto_memory = vec![0.0; t];
     let mut dto_momentum = vec![0.0; t];
     let mut outer = |weights: &[f32], dweights: &mut [f32], to_keys: &[f32], to_values: &[f32]| {
@@ -265,15 +273,12 @@ pub(super) fn write_backward(
         dcarry += f64::from(dot(dfast, momentum));
         ddecay += f64::from(dot(dmomentum, momentum));
         dkeep += f64::from(dot(dfast, fast)) - f64::from(dot(dfast, learned));
-        for ((g, dm), d0) in dfast.iter_mut().zip(dmomentum.iter_mut()).zip(dlearned) {
-            *d0 += (1.0 - c.keep) * *g;
-            *dm = c.decay * *dm + c.carry * *g;
-            *g *= c.keep;
-        }
+        carry_back(dfast, dmomentum, dlearned, c.keep, c.carry, c.decay);
     }
 
     // Through the surprise: pull, clipped error, active, hidden.
-    let dpull = product(&dkey_pull, &surprise.slope);
+    let mut dpull = scratch::copy(&dkey_pull);
+    multiply_by(&mut dpull, &surprise.slope);
     let mut dhidden = dkey_pull;
     multiply_by_curvature(&mut dhidden, &surprise.pull, &surprise.hidden);
     add_times(&dpull, &start.values, &mut derror, t, d, s);
@@ -281,7 +286,7 @@ pub(super) fn write_backward(
     for ((de, e), &n) in derror
         .chunks_exact_mut(d)
         .zip(surprise.error.chunks_exact(d))
-        .zip(&surprise.norm)
+        .zip(surprise.norm.iter())
     {
         if n > 1.0 {
             let along = dot(de, e);
@@ -314,14 +319,14 @@ pub(super) fn write_backward(
 
 /// What the rows of a chunk find wrong with the memory at its start (see the module's text).
 struct Surprise {
-    hidden: Vec<f32>,
-    active: Vec<f32>,
-    slope: Vec<f32>,
-    pull: Vec<f32>,
+    hidden: Scratch,
+    active: Scratch,
+    slope: Scratch,
+    pull: Scratch,
     /// Clipped, `[T, D]`.
-    error: Vec<f32>,
+    error: Scratch,
     /// Before the clip, `[T]`.
-    norm: Vec<f32>,
+    norm: Scratch,
 }
 
 impl Surprise {
@@ -329,17 +334,16 @@ impl Surprise {
         let (s, d) = (shape.slots, shape.width);
         let t = chunk.eta.len();
         let hidden = times_transposed(chunk.k, memory.keys, t, s, d);
-        let (mut active, mut slope) = (vec![0.0; t * s], vec![0.0; t * s]);
+        let (mut active, mut slope) = (scratch::take(t * s), scratch::take(t * s));
         silu_and_slope(&hidden, &mut active, &mut slope);
-        let mut error: Vec<f32> = chunk.v.iter().map(|v| -v).collect();
-        add_times(&active, memory.values, &mut error, t, d, s);
-        let mut norm = Vec::with_capacity(t);
-        for e in error.chunks_exact_mut(d) {
-            let n = dot(e, e).sqrt();
-            if n > 1.0 {
-                e.iter_mut().for_each(|x| *x /= n);
+        let mut error = times(&active, memory.values, t, d, s);
+        error.iter_mut().zip(chunk.v).for_each(|(e, v)| *e -= v);
+        let mut norm = scratch::take(t);
+        for (e, norm) in error.chunks_exact_mut(d).zip(norm.iter_mut()) {
+            *norm = dot(e, e).sqrt();
+            if *norm > 1.0 {
+                e.iter_mut().for_each(|x| *x /= *norm);
             }
-            norm.push(n);
         }
         let pull = times_transposed(&error, memory.values, t, s, d);
         Self {
@@ -353,8 +357,10 @@ impl Surprise {
     }
 
     /// pull ∘ slope: the left factor of the keys' gradient.
-    fn key_pull(&self) -> Vec<f32> {
-        product(&self.pull, &self.slope)
+    fn key_pull(&self) -> Scratch {
+        let mut pull = scratch::copy(&self.pull);
+        multiply_by(&mut pull, &self.slope);
+        pull
     }
 }
 
@@ -385,8 +391,7 @@ fn outer_backward(
 ) {
     let (s, d) = (shape.slots, shape.width);
     let t = weights.len();
-    let mut seen = vec![0.0; t * d];
-    add_times(left, grad, &mut seen, t, d, s);
+    let seen = times(left, grad, t, d, s);
     for i in 0..t {
         let row = i * d..(i + 1) * d;
         dweights[i] += dot(&right[row.clone()], &seen[row.clone()]);
@@ -397,18 +402,34 @@ fn outer_backward(
     add_times_transposed(&scale_rows(right, weights), grad, dleft, t, s, d);
 }
 
-fn scale_rows(x: &[f32], weights: &[f32]) -> Vec<f32> {
-    let d = x.len() / weights.len();
-    x.chunks_exact(d)
+fn scale_rows(x: &[f32], weights: &[f32]) -> Scratch {
+    let mut scaled = scratch::copy(x);
+    for (row, w) in scaled
+        .chunks_exact_mut(x.len() / weights.len())
         .zip(weights)
-        .flat_map(|(row, w)| row.iter().map(move |x| w * x))
-        .collect()
+    {
+        row.iter_mut().for_each(|x| *x *= w);
+    }
+    scaled
 }
 
 multiversion! {
-    fn silu_in_place(x: &mut [f32]) {
-        for x in x {
-            *x = silu(*x);
+    /// What a write does to state that was there before (see [`Coefficients`]).
+    fn carry_over(fast: &mut [f32], momentum: &mut [f32], learned: &[f32], keep: f32, carry: f32, decay: f32) {
+        for ((m, s), m0) in fast.iter_mut().zip(momentum).zip(learned) {
+            *m = m0 + keep * (*m - m0) + carry * *s;
+            *s *= decay;
+        }
+    }
+}
+
+multiversion! {
+    /// Gradients of [`carry_over`]; adds to `dlearned`.
+    fn carry_back(dfast: &mut [f32], dmomentum: &mut [f32], dlearned: &mut [f32], keep: f32, carry: f32, decay: f32) {
+        for ((g, dm), d0) in dfast.iter_mut().zip(dmomentum).zip(dlearned) {
+            *d0 += (1.0 - keep) * *g;
+            *dm = decay * *dm + carry * *g;
+            *g *= keep;
         }
     }
 }
@@ -442,13 +463,18 @@ multiversion! {
     }
 }
 
-fn product(a: &[f32], b: &[f32]) -> Vec<f32> {
-    a.iter().zip(b).map(|(a, b)| a * b).collect()
+multiversion! {
+    /// x *= by.
+    fn multiply_by(x: &mut [f32], by: &[f32]) {
+        for (x, &by) in x.iter_mut().zip(by) {
+            *x *= by;
+        }
+    }
 }
 
 /// a `[m, k]` bᵀ, b `[n, k]`.
-fn times_transposed(a: &[f32], b: &[f32], m: usize, n: usize, k: usize) -> Vec<f32> {
-    let mut c = vec![0.0; m * n];
+fn times_transposed(a: &[f32], b: &[f32], m: usize, n: usize, k: usize) -> Scratch {
+    let mut c = scratch::take(m * n);
     gemm_seq(m, n, k, 1.0, a, k, 1, b, 1, k, 0.0, &mut c, n);
     c
 }
@@ -456,6 +482,13 @@ fn times_transposed(a: &[f32], b: &[f32], m: usize, n: usize, k: usize) -> Vec<f
 /// c `[m, n]` += a `[m, k]` bᵀ, b `[n, k]`.
 fn add_times_transposed(a: &[f32], b: &[f32], c: &mut [f32], m: usize, n: usize, k: usize) {
     gemm_seq(m, n, k, 1.0, a, k, 1, b, 1, k, 1.0, c, n);
+}
+
+/// a `[m, k]` b, b `[k, n]`.
+fn times(a: &[f32], b: &[f32], m: usize, n: usize, k: usize) -> Scratch {
+    let mut c = scratch::take(m * n);
+    gemm_seq(m, n, k, 1.0, a, k, 1, b, n, 1, 0.0, &mut c, n);
+    c
 }
 
 /// c `[m, n]` += a `[m, k]` b `[k, n]`.

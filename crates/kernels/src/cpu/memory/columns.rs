@@ -4,6 +4,7 @@
 //! input, [`Columns`] lets many tasks put theirs back into one output at the same time. D is the
 //! width of a head, or 1 for what has one number per row and head.
 
+use crate::cpu::scratch::{self, Scratch};
 use std::marker::PhantomData;
 use std::ops::Range;
 
@@ -14,10 +15,11 @@ pub(super) fn gather(
     width: usize,
     head: usize,
     rows: Range<usize>,
-) -> Vec<f32> {
-    let mut out = Vec::with_capacity(rows.len() * width);
-    for row in x[rows.start * heads * width..rows.end * heads * width].chunks_exact(heads * width) {
-        out.extend_from_slice(&row[head * width..(head + 1) * width]);
+) -> Scratch {
+    let mut out = scratch::take(rows.len() * width);
+    let x = &x[rows.start * heads * width..rows.end * heads * width];
+    for (out, row) in out.chunks_exact_mut(width).zip(x.chunks_exact(heads * width)) {
+        out.copy_from_slice(&row[head * width..(head + 1) * width]);
     }
     out
 }

@@ -8,6 +8,7 @@ use std::ops::Range;
 use super::chunk::Chunk;
 use super::columns::gather;
 use super::{MemoryShape, Rows};
+use crate::cpu::scratch::Scratch;
 
 /// Rows that one task reads against the learned slots: large enough for a good product, small
 /// enough that rows x slots stays in the cache.
@@ -85,12 +86,12 @@ pub(super) fn groups(pieces: &[Piece]) -> Vec<Range<usize>> {
 /// The rows of one segment for one head, contiguous: q, k, v `[T, D]`, the rest `[T]`.
 pub(super) struct HeadRows {
     shape: MemoryShape,
-    q: Vec<f32>,
-    k: Vec<f32>,
-    v: Vec<f32>,
-    eta: Vec<f32>,
-    theta: Vec<f32>,
-    alpha: Vec<f32>,
+    q: Scratch,
+    k: Scratch,
+    v: Scratch,
+    eta: Scratch,
+    theta: Scratch,
+    alpha: Scratch,
 }
 
 impl HeadRows {

@@ -49,7 +49,7 @@ pub fn chunk_states(
     let walks: Vec<&[usize]> = sorted
         .chunk_by(|&a, &b| wanted[a].0 == wanted[b].0)
         .collect();
-    let found: Vec<Vec<(usize, HeadMemory)>> = (0..shape.heads * walks.len())
+    let found: Vec<Vec<(usize, State)>> = (0..shape.heads * walks.len())
         .into_par_iter()
         .map(|task| {
             let (head, walk) = (task / walks.len(), walks[task % walks.len()]);
@@ -64,7 +64,8 @@ pub fn chunk_states(
                     chunk::write(shape, base, memory.view(), &input.chunk(at));
                     at += 1;
                 }
-                found.push((i, memory.clone()));
+                let (keys, values) = (memory.keys.to_vec(), memory.values.to_vec());
+                found.push((i, State { keys, values }));
             }
             found
         })
