@@ -51,8 +51,7 @@ impl Buffer {
         } else {
             None
         };
-        let (room, mut data) =
-            pooled.unwrap_or_else(|| (capacity, Vec::with_capacity(capacity)));
+        let (room, mut data) = pooled.unwrap_or_else(|| (capacity, Vec::with_capacity(capacity)));
         if data.len() > len {
             data.truncate(len);
         } else {
@@ -128,7 +127,8 @@ impl Pool {
         let class = self.classes.entry(room).or_default();
         class.push_back((self.kept, data));
         while self.bytes > self.most {
-            let oldest = |(_, kept): &(&usize, &VecDeque<_>)| kept.front().map(|(n, _): &(u64, _)| *n);
+            let oldest =
+                |(_, kept): &(&usize, &VecDeque<_>)| kept.front().map(|(n, _): &(u64, _)| *n);
             let waiting = self.classes.iter().filter(|(_, kept)| !kept.is_empty());
             let Some(room) = waiting.min_by_key(oldest).map(|(&room, _)| room) else {
                 break;

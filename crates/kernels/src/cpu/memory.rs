@@ -40,11 +40,11 @@ use std::ops::Range;
 use rayon::prelude::*;
 
 use self::chunk::{HeadMemory, SlotGradients, Slots};
-use super::scratch::Scratch;
 use self::columns::{Columns, gather};
 use self::pieces::{HeadRows, Piece, groups, pieces};
 pub use self::states::{State, chunk_states, read, slot_reads};
 pub use self::stream::{MemoryState, extend};
+use super::scratch::Scratch;
 
 /// Sizes of a memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -170,7 +170,8 @@ unsafe fn tile_of_6(a: *const f32, rsa: usize, k: usize, to: *mut f32) -> usize 
             let (a, to) = (a.add(p), to.add(p * 6));
             let rows = quads(a, rsa);
             let (r4, r5) = (_mm_loadu_ps(a.add(4 * rsa)), _mm_loadu_ps(a.add(5 * rsa)));
-            let pairs = [_mm_unpacklo_ps(r4, r5), _mm_unpackhi_ps(r4, r5)].map(|x| _mm_castps_pd(x));
+            let pairs =
+                [_mm_unpacklo_ps(r4, r5), _mm_unpackhi_ps(r4, r5)].map(|x| _mm_castps_pd(x));
             for (i, row) in rows.into_iter().enumerate() {
                 _mm_storeu_ps(to.add(i * 6), row);
                 let pair = to.add(i * 6 + 4).cast();

@@ -166,7 +166,8 @@ unsafe fn columns(o: &Operands, range: Range<usize>, steps: Range<usize>, parall
         } else {
             1
         };
-        let part = |whole: usize, parts: usize, i: usize| whole * i / parts..whole * (i + 1) / parts;
+        let part =
+            |whole: usize, parts: usize, i: usize| whole * i / parts..whole * (i + 1) / parts;
         let packed = &*packed;
         let task = |t: usize| {
             let rows = part(tiles, down, t / across);

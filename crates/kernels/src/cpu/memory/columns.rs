@@ -18,7 +18,10 @@ pub(super) fn gather(
 ) -> Scratch {
     let mut out = scratch::take(rows.len() * width);
     let x = &x[rows.start * heads * width..rows.end * heads * width];
-    for (out, row) in out.chunks_exact_mut(width).zip(x.chunks_exact(heads * width)) {
+    for (out, row) in out
+        .chunks_exact_mut(width)
+        .zip(x.chunks_exact(heads * width))
+    {
         out.copy_from_slice(&row[head * width..(head + 1) * width]);
     }
     out
