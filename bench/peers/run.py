@@ -5,7 +5,7 @@ release builds.
 Each round runs every contender once; figures are medians over the rounds, ratios medians of the ratios within a
 round, since a shared machine changes its speed between rounds.
 
-usage: python3 bench/peers/run.py [--rounds N] [--steps N] [--only decoder,cognate,decode,scaling,ops,gemm] [--isa NAME]
+usage: python3 bench/peers/run.py [--rounds N] [--steps N] [--only decoder,cognate,decode,scaling,ops,gemm] [--rust-peers candle,burn] [--isa NAME]
 """
 
 import argparse
@@ -67,6 +67,7 @@ def figures(command, env):
 class Bench:
     def __init__(self, args):
         self.rounds, self.steps = args.rounds, args.steps
+        self.rust_peers = [name for name in args.rust_peers.split(",") if name]
         self.python = install()
         self.env = {"FORGE_ISA": args.isa} if args.isa else {}
         self.isa = self.forge("doctor")["isa"]
@@ -111,7 +112,7 @@ class Bench:
 
     def decoder(self):
         compiled = ["--steps", self.steps]
-        peers = {name: rust_peer(name) for name in RUST_PEERS}
+        peers = {name: rust_peer(name) for name in self.rust_peers}
         return "Training step of the plain decoder (33.7M parameters, 8 x 256 tokens)", self.rows({
             "Forge": lambda: self.train("decoder")[1],
             f"PyTorch compiled, {self.precision}": lambda: self.torch("decoder.py", 2048, "--compile", *compiled),
@@ -213,6 +214,7 @@ def main():
     p.add_argument("--rounds", type=int, default=5)
     p.add_argument("--steps", type=int, default=3)
     p.add_argument("--only", default="decoder,cognate,decode,scaling,gemm,ops")
+    p.add_argument("--rust-peers", default=",".join(RUST_PEERS), help="beside PyTorch; an empty text for none")
     p.add_argument("--isa")
     args = p.parse_args()
     bench = Bench(args)

@@ -25,12 +25,19 @@ mod single;
 mod table;
 mod tokenizer;
 
+use anyhow::bail;
 use clap::Parser;
 use std::process::ExitCode;
+use tensor::storage::within_memory;
 
 fn main() -> ExitCode {
     let args = args::Args::parse();
-    let code = instruction_path().and_then(|()| args.command.run(&args.common));
+    let code = instruction_path().and_then(|()| {
+        within_memory(|| args.command.run(&args.common)).unwrap_or_else(|refused| {
+            let bytes = table::bytes(refused.bytes as u64);
+            bail!("out of memory: the system refused {bytes} more; make the batch or the model smaller, or the limit larger (`forge plan` says what a recipe needs); a run goes on from its last checkpoint with `forge resume`")
+        })
+    });
     ExitCode::from(code.unwrap_or_else(|fault| {
         eprintln!("forge: {fault:#}");
         fault::exit_code(&fault)

@@ -13,5 +13,8 @@
 pub mod cpu;
 pub mod isa;
 pub mod math;
+mod memory;
 pub mod probe;
 pub mod random;
+
+pub use memory::{OutOfMemory, reserve};

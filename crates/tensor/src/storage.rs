@@ -6,6 +6,7 @@
 //! The pool is process-wide, like the allocator that it stands in for, and counts live and peak bytes for
 //! the memory accounting of `forge plan`.
 
+pub use kernels::OutOfMemory;
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -51,7 +52,8 @@ impl Buffer {
         } else {
             None
         };
-        let (room, mut data) = pooled.unwrap_or_else(|| (capacity, Vec::with_capacity(capacity)));
+        let (room, mut data) =
+            pooled.unwrap_or_else(|| (capacity, kernels::reserve(capacity, trim)));
         if data.len() > len {
             data.truncate(len);
         } else {
@@ -167,6 +169,23 @@ pub fn reset_peak() {
 /// Bytes of freed buffers that wait to be used again.
 pub fn pooled_bytes() -> usize {
     pool().bytes
+}
+
+/// Runs `f`, which may run out of memory: what it held is free again then.
+///
+/// # Errors
+/// The system refused memory that a tensor or a kernel asked for, even after the pool was emptied.
+pub fn within_memory<R>(f: impl FnOnce() -> R) -> Result<R, OutOfMemory> {
+    // Whoever gets the error throws away what `f` was changing.
+    std::panic::catch_unwind(std::panic::AssertUnwindSafe(f)).map_err(|cause| {
+        match cause.downcast::<OutOfMemory>() {
+            Ok(refused) => {
+                trim();
+                *refused
+            }
+            Err(cause) => std::panic::resume_unwind(cause),
+        }
+    })
 }
 
 /// Gives all pooled buffers back to the system.

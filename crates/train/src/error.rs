@@ -53,6 +53,18 @@ pub enum Error {
         /// What is wrong, and what to do.
         fault: String,
     },
+    /// Not even the smallest micro-batch fits.
+    #[error(
+        "out of memory: {bytes} bytes more were refused with a micro-batch of a single piece of {rows} tokens; lower `{key}`, or give the process more memory"
+    )]
+    Memory {
+        /// Bytes asked for.
+        bytes: usize,
+        /// Tokens of the longest piece.
+        rows: usize,
+        /// The recipe key that says how long pieces are.
+        key: &'static str,
+    },
     /// Training cannot go on.
     #[error("training stopped: {reason}; {remedy}")]
     Stopped {

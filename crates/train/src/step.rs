@@ -1,8 +1,12 @@
 //! One pass of forward and backward over a batch of pieces: what every gradient phase is made of.
 
+use crate::{Context, Error};
 use data::{Batch as Pieces, Piece};
 use model::{Batch, Bound, Cognate, Depth};
+use serde::{Deserialize, Serialize};
+use store::Key;
 use tensor::random::Counted;
+use tensor::storage::within_memory;
 use tensor::{Grads, Tape};
 
 /// What a pass gives besides gradients.
@@ -100,6 +104,85 @@ pub fn forward_backward(
         tape.backward(loss, grads);
     }
     report
+}
+
+/// How many rows are computed at once: what the recipe says, or less once memory did not suffice. Part of a
+/// phase's state, for sums over other micro-batches have other last bits.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MicroBatch {
+    /// Most rows that fit when more did not.
+    fits: Option<usize>,
+}
+
+impl MicroBatch {
+    /// Rows at once, where the recipe says `micro_tokens` (0: the whole batch).
+    fn tokens(self, micro_tokens: usize) -> usize {
+        match self.fits {
+            Some(fits) if micro_tokens == 0 || fits < micro_tokens => fits,
+            _ => micro_tokens,
+        }
+    }
+
+    /// Runs `pass(micro_tokens)`, which adds up gradients of `pieces`, and again from the start with half the rows
+    /// at once for as long as memory does not suffice. Gives what it gave, and from how many rows it came down to
+    /// how many.
+    ///
+    /// # Errors
+    /// [`Error::Memory`] naming `key`, the length of pieces, when a single piece does not fit.
+    pub fn run<R>(
+        &mut self,
+        pieces: &Pieces,
+        micro_tokens: usize,
+        key: &'static str,
+        mut pass: impl FnMut(usize) -> R,
+    ) -> Result<(R, Option<Halved>), Error> {
+        let mut halved: Option<Halved> = None;
+        loop {
+            let tokens = self.tokens(micro_tokens);
+            let refused = match within_memory(|| pass(tokens)) {
+                Ok(result) => return Ok((result, halved)),
+                Err(refused) => refused,
+            };
+            let len = |part: &[Piece]| part.iter().map(|p| p.loss.len()).sum::<usize>();
+            let parts = micro_batches(&pieces.pieces, tokens);
+            let rows = parts.into_iter().map(len).max().unwrap_or(0);
+            let longest = pieces
+                .pieces
+                .iter()
+                .map(|p| p.loss.len())
+                .max()
+                .unwrap_or(0);
+            if rows <= longest {
+                return Err(Error::Memory {
+                    bytes: refused.bytes,
+                    rows: longest,
+                    key,
+                });
+            }
+            let to = (rows / 2).max(longest);
+            self.fits = Some(to);
+            let from = halved.map_or(rows, |h| h.from);
+            halved = Some(Halved { from, to });
+        }
+    }
+}
+
+/// A micro-batch that had to become smaller, in rows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Halved {
+    /// What did not fit.
+    pub from: usize,
+    /// What did.
+    pub to: usize,
+}
+
+impl Halved {
+    /// Journals it as an alert that was answered.
+    pub fn journal(self, cx: &Context, key: &Key) -> Result<(), Error> {
+        let journal = cx.run.journal();
+        let id = journal.alert(key, "out-of-memory", self.from as f64, self.to as f64)?;
+        Ok(journal.settle_alert(id, "halve-micro-batch", "automatic")?)
+    }
 }
 
 /// Cuts pieces into runs of about `tokens` rows.

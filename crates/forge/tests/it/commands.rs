@@ -505,3 +505,27 @@ fn a_llama_from_elsewhere_is_sampled_and_scored() {
     .ended(2)
     .says(&["--tokenizer FILE"]);
 }
+
+#[test]
+#[cfg(target_os = "linux")]
+fn a_refusal_of_memory_is_said_in_one_line() {
+    let root = Root::new();
+    let args = [
+        "bench",
+        "train-step",
+        "--model",
+        "cognate",
+        "--recipe",
+        "tiny",
+        "--batch",
+        "4096",
+    ];
+    let done = crate::process::forge_within(700_000, root.path(), &args).ended(1);
+    assert_eq!(done.err.lines().count(), 1, "{}", done.err);
+    assert!(
+        done.err
+            .starts_with("forge: out of memory: the system refused "),
+        "{}",
+        done.err
+    );
+}

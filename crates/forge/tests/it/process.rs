@@ -234,6 +234,20 @@ pub(crate) fn forge_on(isa: &str, root: &Path, args: &[&str]) -> Done {
         .args(args))
 }
 
+/// The same with an address space of at most so many KiB.
+#[cfg(target_os = "linux")]
+pub(crate) fn forge_within(kib: u64, root: &Path, args: &[&str]) -> Done {
+    let mut command = Command::new("sh");
+    command.args([
+        "-c",
+        "ulimit -v \"$0\" && exec \"$@\"",
+        &kib.to_string(),
+        FORGE,
+        "--root",
+    ]);
+    end(command.arg(root).args(args))
+}
+
 fn end(command: &mut Command) -> Done {
     let output = command.stdin(Stdio::null()).output().unwrap();
     Done {

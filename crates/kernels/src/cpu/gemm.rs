@@ -1,11 +1,11 @@
 //! Matrix products: C = beta C + alpha A B, strided operands, fp32; and y = x Wᵀ with W in bf16.
 //!
-//! The scheme is Goto's (Goto & van de Geijn 2008), cut down to what training needs. B is packed once, in
-//! panels of as many columns as a tile has ([`pack`]), and shared by all tasks; A is read where it lies
-//! when its rows are contiguous, and packed tile by tile otherwise. A task owns a block of C and walks it
-//! in tiles that live in registers ([`tile`]).
+//! The scheme is Goto's (Goto & van de Geijn 2008), cut down to what training needs. Steps of k are taken
+//! block by block. A block of B is packed in panels of as many columns as a tile has ([`pack`]) and shared by
+//! all tasks; a task owns a block of C, packs its rows of A (unless few panels use them) and walks it in tiles
+//! that live in registers ([`tile`]).
 //!
-//! Every element of C is summed over k in one fixed order, in blocks of [`DEPTH`], whoever computes it: the
+//! Every element of C is summed over k in one fixed order, in blocks of fixed depth, whoever computes it: the
 //! cut into tasks never shows in the bits. Products of few rows skip the packing, which would cost more than
 //! it saves ([`few`]); which way a product goes follows from its shape alone.
 //!

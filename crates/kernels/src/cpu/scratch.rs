@@ -32,7 +32,8 @@ pub(super) fn take(len: usize) -> Scratch {
     });
     if buffer.len() < needed {
         drop(buffer);
-        buffer = vec![0.0; needed];
+        buffer = crate::reserve(needed, || KEPT.with(|kept| kept.borrow_mut().clear()));
+        buffer.resize(needed, 0.0);
     }
     let start = buffer.as_ptr().align_offset(4 * LINE);
     Scratch { buffer, start, len }

@@ -9,7 +9,7 @@ use train::phases::cognate::CognatePhase;
 use train::phases::evomerge::EvomergePhase;
 use train::{Context, Phase, Recipe, Source};
 
-fn recipe() -> Recipe {
+pub(crate) fn recipe() -> Recipe {
     let read = |text: &str| text.parse::<toml::Table>().unwrap();
     let mut table = read(include_str!("../../../../recipes/quick.toml"));
     let small = read(

@@ -3,4 +3,5 @@
 
 mod bitnet;
 mod core;
+mod out_of_memory;
 mod quietstar;

@@ -575,7 +575,7 @@ fn a_run_goes_on_bit_by_bit_from_any_unit() {
     let mut remedies = Vec::new();
     while !whole.finished() {
         stages.insert(whole.message().split(',').next().unwrap().to_string());
-        let notes = whole.advance(&source);
+        let notes = whole.advance(&source).unwrap();
         // The other run is taken apart and put together again after every unit.
         let bag = broken.save();
         broken = Quietstar::resume(&recipe, 11, &source, &bag).unwrap();
@@ -586,7 +586,12 @@ fn a_run_goes_on_bit_by_bit_from_any_unit() {
                 None
             }
         }));
-        assert_eq!(notes, broken.advance(&source), "unit {}", whole.done());
+        assert_eq!(
+            notes,
+            broken.advance(&source).unwrap(),
+            "unit {}",
+            whole.done()
+        );
         assert!(whole.done() <= whole.total());
     }
     let (a, b) = (whole.save(), broken.save());
@@ -689,7 +694,7 @@ fn baking_teaches_a_tiny_model_well_formed_thoughts() {
     )
     .unwrap();
     while phase.baking_accuracy().len() < 5 {
-        phase.advance(&source);
+        phase.advance(&source).unwrap();
     }
     let accuracy = phase.baking_accuracy();
     assert!(

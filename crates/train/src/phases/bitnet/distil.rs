@@ -5,8 +5,9 @@
 //! depths in odd ones, so that no exit is forgotten. Left out: relations between attention maps.
 
 use super::recipe::BitnetRecipe;
+use crate::Error;
 use crate::optim::{Optimizer, StepReport};
-use crate::step::{micro_batches, rows};
+use crate::step::{Halved, MicroBatch, micro_batches, rows};
 use data::Batch as Pieces;
 use model::{Bound, Cognate, Depth};
 use tensor::random::Counted;
@@ -30,19 +31,57 @@ pub(super) fn step(
     champion: &Cognate,
     pieces: &Pieces,
     recipe: &BitnetRecipe,
+    micro_batch: &mut MicroBatch,
     optimizer: &mut Optimizer,
     lr_scale: f32,
     seed: u64,
     at: u64,
-) -> Recovery {
+) -> Result<(Recovery, Option<Halved>), Error> {
+    let mut grads = Grads::new(student.params.len());
+    let ((mut seen, peaks), halved) = micro_batch.run(
+        pieces,
+        recipe.micro_tokens,
+        "bitnet.sequence",
+        |micro_tokens| {
+            grads.clear();
+            pass(
+                student,
+                champion,
+                pieces,
+                recipe,
+                micro_tokens,
+                seed,
+                at,
+                &mut grads,
+            )
+        },
+    )?;
+    seen.report = optimizer.step(&mut student.params, &mut grads, lr_scale, &peaks);
+    Ok((seen, halved))
+}
+
+/// The largest attention logits by block and head.
+type Peaks = Vec<(usize, Vec<f32>)>;
+
+/// Adds the gradients of the step to `grads`, in micro-batches of about `micro_tokens` rows (0: all at once).
+#[allow(clippy::too_many_arguments)]
+fn pass(
+    student: &Cognate,
+    champion: &Cognate,
+    pieces: &Pieces,
+    recipe: &BitnetRecipe,
+    micro_tokens: usize,
+    seed: u64,
+    at: u64,
+    grads: &mut Grads,
+) -> (Recovery, Peaks) {
     let all_rows: usize = pieces.pieces.iter().map(|p| p.loss.len()).sum();
     let weighted: f32 = pieces.pieces.iter().flat_map(|p| &p.loss).sum();
-    let mut grads = Grads::new(student.params.len());
     let mut seen = Recovery::default();
     let mut peaks = Vec::new();
     let random = Counted::new(seed, "bitnet/depth", at);
     let mut row = 0u64;
-    for part in micro_batches(&pieces.pieces, recipe.micro_tokens) {
+    for part in micro_batches(&pieces.pieces, micro_tokens) {
         let (batch, targets, weights) = rows(part);
         let n = batch.len();
         let depths: Option<Vec<u8>> = (at % 2 == 1).then(|| {
@@ -84,13 +123,12 @@ pub(super) fn step(
             );
         }
         merge(&mut peaks, t.attention_peaks());
-        t.backward(loss, &mut grads);
+        t.backward(loss, grads);
     }
-    seen.report = optimizer.step(&mut student.params, &mut grads, lr_scale, &peaks);
-    seen
+    (seen, peaks)
 }
 
-fn merge(all: &mut Vec<(usize, Vec<f32>)>, new: Vec<(usize, Vec<f32>)>) {
+fn merge(all: &mut Peaks, new: Peaks) {
     for (site, peaks) in new {
         match all.iter_mut().find(|(s, _)| *s == site) {
             Some((_, old)) => old.iter_mut().zip(peaks).for_each(|(o, p)| *o = o.max(p)),

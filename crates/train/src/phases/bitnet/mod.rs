@@ -28,6 +28,7 @@ pub use recipe::{BitnetRecipe, BySize, Codes};
 use crate::checkpoint::{arrays, load_final, model_from};
 use crate::optim::{Optimizer, lr_scale};
 use crate::phase::folder;
+use crate::step::MicroBatch;
 use crate::{Context, Error, Phase, report};
 use data::{LoaderState, Tokenizer};
 use material::Material;
@@ -124,6 +125,7 @@ impl BitnetPhase {
             before: None,
             result: None,
             seconds: Seconds::default(),
+            micro_batch: MicroBatch::default(),
         };
         let key = cx.key(folder("bitnet"), "", 0);
         cx.event(&key, "settings", &json!({ "params": model.params.count(), "size_category": report::size_category(model.params.count()), "settings": state.settings }))?;
@@ -337,19 +339,23 @@ impl BitnetPhase {
             .batch(&self.recipe, &mut loader, self.state.done);
         self.state.loader = loader;
         let at = self.state.steps;
-        let seen = distil::step(
+        let (seen, halved) = distil::step(
             &mut self.student,
             &self.champion,
             &pieces,
             &self.recipe,
+            &mut self.state.micro_batch,
             &mut self.optimizer,
             scale,
             cx.recipe.seed,
             at,
-        );
+        )?;
         self.state.step += 1;
         self.state.steps += 1;
         let key = cx.key(folder("bitnet"), "", self.state.steps);
+        if let Some(halved) = halved {
+            halved.journal(cx, &key)?;
+        }
         for (name, value) in [
             ("divergence", seen.divergence),
             ("loss", seen.nats),

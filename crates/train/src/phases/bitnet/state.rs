@@ -2,6 +2,7 @@
 
 use super::measure::Measured;
 use super::recipe::BySize;
+use crate::step::MicroBatch;
 use data::LoaderState;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -72,4 +73,6 @@ pub(super) struct State {
     pub(super) before: Option<Measured>,
     pub(super) result: Option<Value>,
     pub(super) seconds: Seconds,
+    #[serde(default)]
+    pub(super) micro_batch: MicroBatch,
 }

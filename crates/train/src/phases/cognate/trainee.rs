@@ -3,7 +3,8 @@
 use crate::checkpoint::{array, arrays, model_from, named};
 use crate::optim::StepReport;
 use crate::optim::{OptimConfig, Optimizer, lr_scale};
-use crate::step::{PassReport, TrainDepth, forward_backward};
+use crate::phase::folder;
+use crate::step::{MicroBatch, PassReport, TrainDepth, forward_backward};
 use crate::{Context, Error};
 use data::{Loader, LoaderState, Mix, Mixture, Stage, stage_at, weights_with_replay};
 use model::{Cognate, Config};
@@ -51,6 +52,7 @@ pub struct Trainee {
     stage: Option<Stage>,
     average: Option<Vec<Tensor>>,
     averaged: u64,
+    micro_batch: MicroBatch,
     /// Loader of the current stage: derived, not part of the state.
     cached: RefCell<Option<(Stage, Loader)>>,
 }
@@ -66,6 +68,8 @@ struct Saved {
     loader: LoaderState,
     stage: Option<Stage>,
     averaged: u64,
+    #[serde(default)]
+    micro_batch: MicroBatch,
     optimizer: serde_json::Value,
 }
 
@@ -84,6 +88,7 @@ impl Trainee {
             stage: None,
             average: None,
             averaged: 0,
+            micro_batch: MicroBatch::default(),
             cached: RefCell::new(None),
         }
     }
@@ -150,8 +155,23 @@ impl Trainee {
                 step: self.step,
             }
         };
-        let mut grads = Grads::new(self.model.params.len());
-        let pass = forward_backward(&self.model, &batch, depth, recipe.micro_tokens, &mut grads);
+        let model = &self.model;
+        let mut grads = Grads::new(model.params.len());
+        let (pass, halved) = self.micro_batch.run(
+            &batch,
+            recipe.micro_tokens,
+            "cognate.sequence",
+            |micro_tokens| {
+                grads.clear();
+                forward_backward(model, &batch, depth, micro_tokens, &mut grads)
+            },
+        )?;
+        if let Some(halved) = halved {
+            halved.journal(
+                cx,
+                &cx.key(folder("cognate"), &self.plan.name, self.step + 1),
+            )?;
+        }
         let scale = lr_scale(self.step, self.plan.total, &self.optimizer.config);
         let report = self
             .optimizer
@@ -216,6 +236,7 @@ impl Trainee {
             loader: self.loader.clone(),
             stage: self.stage,
             averaged: self.averaged,
+            micro_batch: self.micro_batch,
             optimizer: json,
         };
         (all, serde_json::to_value(saved).expect("plain data"))
@@ -255,6 +276,7 @@ impl Trainee {
             stage: saved.stage,
             average,
             averaged: saved.averaged,
+            micro_batch: saved.micro_batch,
             cached: RefCell::new(None),
         })
     }

@@ -4,8 +4,9 @@
 //! asked strategy; whether the answer is right is counted beside it.
 
 use super::lessons::Lesson;
+use crate::Error;
 use crate::optim::{Optimizer, StepReport};
-use crate::step::{PassReport, TrainDepth, forward_backward};
+use crate::step::{Halved, MicroBatch, PassReport, TrainDepth, forward_backward};
 use data::builtin::well_formed;
 use data::{
     Batch as Pieces, Loader, LoaderState, Mix, Shard, Tokenizer, extract_answer, same_answer,
@@ -48,19 +49,34 @@ pub fn add_replay(
     }
 }
 
+/// What a gradient step did.
+pub(super) struct Baked {
+    pub(super) pass: PassReport,
+    pub(super) step: StepReport,
+    pub(super) halved: Option<Halved>,
+}
+
 /// One gradient step.
-pub fn train(
+pub(super) fn train(
     model: &mut Cognate,
     optimizer: &mut Optimizer,
     pieces: &Pieces,
     depth: TrainDepth,
-    micro_tokens: usize,
+    (micro_batch, micro_tokens): (&mut MicroBatch, usize),
     lr_scale: f32,
-) -> (PassReport, StepReport) {
+) -> Result<Baked, Error> {
     let mut grads = Grads::new(model.params.len());
-    let pass = forward_backward(model, pieces, depth, micro_tokens, &mut grads);
+    let (pass, halved) = micro_batch.run(
+        pieces,
+        micro_tokens,
+        "quietstar.baking.max_len",
+        |micro_tokens| {
+            grads.clear();
+            forward_backward(model, pieces, depth, micro_tokens, &mut grads)
+        },
+    )?;
     let step = optimizer.step(&mut model.params, &mut grads, lr_scale, &pass.peaks);
-    (pass, step)
+    Ok(Baked { pass, step, halved })
 }
 
 /// First and last learning rate of the range test.

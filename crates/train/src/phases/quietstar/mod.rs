@@ -31,6 +31,7 @@ pub use recipe::{BakingRecipe, BatteryRecipe, QuietstarRecipe, RlRecipe};
 use crate::checkpoint::{self, arrays, model_from};
 use crate::optim::Optimizer;
 use crate::phase::folder;
+use crate::step::{Halved, MicroBatch};
 use crate::{Context, Error, Phase, Source, report};
 use data::builtin::Strategy;
 use data::{LoaderState, Split, Tokenizer};
@@ -52,6 +53,8 @@ pub enum Note {
     Metric(String, f64),
     /// An event of a kind.
     Event(&'static str, Value),
+    /// A step that had to compute fewer rows at once.
+    Halved(Halved),
 }
 
 /// Phase 3 at some point of its work.
@@ -134,6 +137,7 @@ impl Quietstar {
             recent: Vec::new(),
             examined: None,
             passed: None,
+            micro_batch: MicroBatch::default(),
         };
         let optimizer = Optimizer::new(&model.params, recipe.baking.optim(lr));
         let mut this = Self::assemble(recipe, seed, source, tokenizer, record, model, optimizer)?;
@@ -253,14 +257,17 @@ impl Quietstar {
     }
 
     /// Does one unit of work; gives what the journal should know.
+    ///
+    /// # Errors
+    /// A step does not fit into memory even in the smallest parts.
     #[track_caller]
-    pub fn advance(&mut self, source: &Source) -> Vec<Note> {
+    pub fn advance(&mut self, source: &Source) -> Result<Vec<Note>, Error> {
         let stage = self.record.stage;
         match stage {
-            Stage::Range { step } => self.range(step),
-            Stage::Bake { epoch, step } => self.bake(epoch, step),
+            Stage::Range { step } => self.range(step)?,
+            Stage::Bake { epoch, step } => self.bake(epoch, step)?,
             Stage::Judge { epoch, strategy } => self.judge(epoch, strategy),
-            Stage::Control { step } => self.control(step),
+            Stage::Control { step } => self.control(step)?,
             Stage::JudgeControl { strategy } => self.judge_control(strategy),
             Stage::Rl { step } => self.rl(step),
             Stage::Battery { step } => self.battery(source, step),
@@ -272,7 +279,7 @@ impl Quietstar {
             // The next kind of work asks for buffers of other sizes.
             tensor::storage::trim();
         }
-        std::mem::take(&mut self.notes)
+        Ok(std::mem::take(&mut self.notes))
     }
 
     /// Baking accuracy after each epoch so far.
@@ -344,10 +351,11 @@ impl Phase for Quietstar {
 
     fn unit(&mut self, cx: &Context) -> Result<(), Error> {
         let key = cx.key(folder("quietstar"), "", self.record.done);
-        for note in self.advance(cx.source) {
+        for note in self.advance(cx.source)? {
             match note {
                 Note::Metric(name, value) => cx.metric(&key, &name, value)?,
                 Note::Event(kind, json) => cx.event(&key, kind, &json)?,
+                Note::Halved(halved) => halved.journal(cx, &key)?,
             }
         }
         Ok(())

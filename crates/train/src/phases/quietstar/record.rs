@@ -4,6 +4,7 @@ use super::baking::Verdict;
 use super::battery::{Fault, Measures};
 use super::extend::Added;
 use super::rl::{Pressure, RlReport};
+use crate::step::MicroBatch;
 use data::LoaderState;
 use serde::{Deserialize, Serialize};
 
@@ -64,4 +65,6 @@ pub(super) struct Record {
     pub(super) examined: Option<Examined>,
     /// The battery's last pass, which belongs to the last good model.
     pub(super) passed: Option<Examined>,
+    #[serde(default)]
+    pub(super) micro_batch: MicroBatch,
 }

@@ -1,11 +1,12 @@
 //! The units of step 1: range test, baking, its evaluations, and the control without thinking.
 
-use super::Quietstar;
-use super::baking::{self, Verdict, judge, share};
+use super::baking::{self, Baked, Verdict, judge, share};
 use super::extend::open_thoughts;
 use super::lessons::{Arm, Lesson};
 use super::record::{Epoch, Stage};
 use super::rl::Heads;
+use super::{Note, Quietstar};
+use crate::Error;
 use crate::optim::{Optimizer, lr_scale};
 use crate::step::TrainDepth;
 use data::builtin::Strategy;
@@ -40,7 +41,7 @@ impl Quietstar {
     }
 
     /// One step of the range test.
-    pub(super) fn range(&mut self, step: usize) {
+    pub(super) fn range(&mut self, step: usize) -> Result<(), Error> {
         let steps = self.recipe.baking.range_steps.max(2);
         // The test leaves no trace but its choice: it trains a copy, and the replayed text begins again.
         let batch = self
@@ -59,20 +60,22 @@ impl Quietstar {
             seed: self.seed,
             step: step as u64,
         };
-        let (pass, _) = baking::train(
+        let baked = baking::train(
             aside,
             &mut self.optimizer,
             &pieces,
             depth,
-            self.recipe.baking.micro_tokens,
+            (
+                &mut self.record.micro_batch,
+                self.recipe.baking.micro_tokens,
+            ),
             1.0,
-        );
-        self.record.range.push(if pass.nats.is_finite() {
-            pass.nats
-        } else {
-            1e9
-        });
-        self.note("baking/range_loss", pass.nats);
+        )?;
+        let nats = self.seen(baked).0;
+        self.record
+            .range
+            .push(if nats.is_finite() { nats } else { 1e9 });
+        self.note("baking/range_loss", nats);
         self.record.stage = Stage::Range { step: step + 1 };
         if step + 1 == steps {
             self.aside = Some(self.model.clone());
@@ -83,10 +86,17 @@ impl Quietstar {
                 Optimizer::new(&self.model.params, self.recipe.baking.optim(self.record.lr));
             self.record.stage = Stage::Bake { epoch: 0, step: 0 };
         }
+        Ok(())
+    }
+
+    /// Loss in nats of a step, and whether it was skipped; notes when memory did not suffice at first.
+    fn seen(&mut self, baked: Baked) -> (f64, bool) {
+        self.notes.extend(baked.halved.map(Note::Halved));
+        (baked.pass.nats, baked.step.skipped)
     }
 
     /// One step of baking.
-    pub(super) fn bake(&mut self, epoch: usize, step: usize) {
+    pub(super) fn bake(&mut self, epoch: usize, step: usize) -> Result<(), Error> {
         let batch = self.dealt[epoch][step].clone();
         let pieces = self.pieces(Arm::Thinking, &batch);
         let at = self.bake_step(epoch, step);
@@ -95,17 +105,21 @@ impl Quietstar {
             seed: self.seed,
             step: at as u64,
         };
-        let (pass, report) = baking::train(
+        let baked = baking::train(
             &mut self.model,
             &mut self.optimizer,
             &pieces,
             depth,
-            self.recipe.baking.micro_tokens,
+            (
+                &mut self.record.micro_batch,
+                self.recipe.baking.micro_tokens,
+            ),
             scale,
-        );
-        self.record.nats = pass.nats;
-        self.record.skipped += u64::from(report.skipped);
-        self.note("baking/loss", pass.nats);
+        )?;
+        let (nats, skipped) = self.seen(baked);
+        self.record.nats = nats;
+        self.record.skipped += u64::from(skipped);
+        self.note("baking/loss", nats);
         self.record.stage = if step + 1 < self.dealt[epoch].len() {
             Stage::Bake {
                 epoch,
@@ -114,6 +128,7 @@ impl Quietstar {
         } else {
             Stage::Judge { epoch, strategy: 0 }
         };
+        Ok(())
     }
 
     /// Judges held-out prompts after an epoch.
@@ -161,7 +176,7 @@ impl Quietstar {
     }
 
     /// One step of the control, which learns to answer directly.
-    pub(super) fn control(&mut self, step: usize) {
+    pub(super) fn control(&mut self, step: usize) -> Result<(), Error> {
         let batch = self.dealt_direct[step].clone();
         let pieces = self.pieces(Arm::Direct, &batch);
         let scale = lr_scale(
@@ -174,20 +189,25 @@ impl Quietstar {
             step: step as u64,
         };
         let control = self.aside.as_mut().expect("the control stands aside");
-        let (pass, _) = baking::train(
+        let baked = baking::train(
             control,
             &mut self.optimizer,
             &pieces,
             depth,
-            self.recipe.baking.micro_tokens,
+            (
+                &mut self.record.micro_batch,
+                self.recipe.baking.micro_tokens,
+            ),
             scale,
-        );
-        self.note("control/loss", pass.nats);
+        )?;
+        let nats = self.seen(baked).0;
+        self.note("control/loss", nats);
         self.record.stage = if step + 1 < self.bake_steps() {
             Stage::Control { step: step + 1 }
         } else {
             Stage::JudgeControl { strategy: 0 }
         };
+        Ok(())
     }
 
     /// Judges the control; then step 2 begins.
