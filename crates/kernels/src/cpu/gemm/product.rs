@@ -7,7 +7,8 @@ use crate::isa::detect;
 use rayon::prelude::*;
 use std::ops::Range;
 
-/// Steps of k summed before they are added to C: a panel of B of this depth stays in the first-level cache.
+/// Steps of k summed before they are added to C: the packed rows of a tile of this depth (18 KiB at most) stay in
+/// the first-level cache.
 const DEPTH: usize = 384;
 
 /// Rows of a block of C: with [`DEPTH`] steps of A they stay in the second-level cache.
