@@ -10,11 +10,11 @@
 //!
 //! Legend of the shape letters: N rows (tokens), D columns, H heads, K key-value heads, V vocabulary.
 
+mod alloc;
 pub mod cpu;
 pub mod isa;
 pub mod math;
-mod memory;
 pub mod probe;
 pub mod random;
 
-pub use memory::{OutOfMemory, reserve};
+pub use alloc::{OutOfMemory, reserve};

@@ -203,6 +203,8 @@ mod tests {
         }
         assert!(exp(f32::NAN).is_nan() && ln(-1.0).is_nan());
         assert!(exp(-1e9) < 1e-37 && exp(1e9).is_finite());
+        assert_eq!(exp_or_zero(f32::NEG_INFINITY), 0.0);
+        assert!(exp_or_zero(-87.0) == exp(-87.0) && exp_or_zero(f32::NAN).is_nan());
     }
 
     #[test]

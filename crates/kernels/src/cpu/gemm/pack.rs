@@ -100,9 +100,9 @@ pub(super) unsafe fn rows(
             for t in 0..whole {
                 let (from, to) = (a.add(t * high * rsa), to.add(t * high * k));
                 #[cfg(target_arch = "x86_64")]
-                let first = match (detect(), high) {
-                    (Isa::Avx512, 12) if csa == 1 => tile_of_12(from, rsa, k, to),
-                    (Isa::Avx2, 6) if csa == 1 => tile_of_6(from, rsa, k, to),
+                let first = match high {
+                    12 if csa == 1 => quads::<12>(from, rsa, k, to),
+                    6 if csa == 1 => quads::<6>(from, rsa, k, to),
                     _ => 0,
                 };
                 #[cfg(not(target_arch = "x86_64"))]
@@ -123,90 +123,43 @@ pub(super) unsafe fn rows(
     }
 }
 
-/// Twelve rows, each of neighbouring elements, as `[k, 12]`; gives how many steps it did, a multiple of 4.
+/// `HIGH` rows (an even number), each of neighbouring elements, as `[k, HIGH]`, in blocks of four rows and steps;
+/// gives how many steps it did, a multiple of 4.
 ///
 /// # Safety
-/// The rows are there `rsa` apart, `to` has `12 k` elements, and the CPU has AVX2.
+/// The rows are there `rsa` apart, and `to` has `HIGH * k` elements.
 #[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx2")]
-unsafe fn tile_of_12(a: *const f32, rsa: usize, k: usize, to: *mut f32) -> usize {
+unsafe fn quads<const HIGH: usize>(a: *const f32, rsa: usize, k: usize, to: *mut f32) -> usize {
     use std::arch::x86_64::*;
-    // SAFETY: promised by the caller.
+    let whole = k / 4 * 4;
+    // SAFETY: promised by the caller; SSE2 is part of x86-64.
     unsafe {
-        for p in (0..k / 4 * 4).step_by(4) {
-            let (a, to) = (a.add(p), to.add(p * 12));
-            // Rows i and i + 4 in the halves of a register: four steps of eight rows at once.
-            let row = |i: usize| {
-                let low = _mm256_castps128_ps256(_mm_loadu_ps(a.add(i * rsa)));
-                _mm256_insertf128_ps::<1>(low, _mm_loadu_ps(a.add((i + 4) * rsa)))
+        for p in (0..whole).step_by(4) {
+            let (a, to) = (a.add(p), to.add(p * HIGH));
+            let row = |i: usize| _mm_loadu_ps(a.add(i * rsa));
+            let pair = |i: usize| {
+                let (x, y) = (row(i), row(i + 1));
+                (_mm_unpacklo_ps(x, y), _mm_unpackhi_ps(x, y))
             };
-            let (r0, r1, r2, r3) = (row(0), row(1), row(2), row(3));
-            let (l0, h0) = (_mm256_unpacklo_ps(r0, r1), _mm256_unpackhi_ps(r0, r1));
-            let (l1, h1) = (_mm256_unpacklo_ps(r2, r3), _mm256_unpackhi_ps(r2, r3));
-            _mm256_storeu_ps(to, _mm256_shuffle_ps::<0x44>(l0, l1));
-            _mm256_storeu_ps(to.add(12), _mm256_shuffle_ps::<0xee>(l0, l1));
-            _mm256_storeu_ps(to.add(24), _mm256_shuffle_ps::<0x44>(h0, h1));
-            _mm256_storeu_ps(to.add(36), _mm256_shuffle_ps::<0xee>(h0, h1));
-            let rows = quads(a.add(8 * rsa), rsa);
-            for (i, row) in rows.into_iter().enumerate() {
-                _mm_storeu_ps(to.add(i * 12 + 8), row);
+            for i in (0..HIGH / 4 * 4).step_by(4) {
+                let ((l0, h0), (l1, h1)) = (pair(i), pair(i + 2));
+                _mm_storeu_ps(to.add(i), _mm_movelh_ps(l0, l1));
+                _mm_storeu_ps(to.add(HIGH + i), _mm_movehl_ps(l1, l0));
+                _mm_storeu_ps(to.add(2 * HIGH + i), _mm_movelh_ps(h0, h1));
+                _mm_storeu_ps(to.add(3 * HIGH + i), _mm_movehl_ps(h1, h0));
+            }
+            if HIGH % 4 == 2 {
+                let (low, high) = pair(HIGH - 2);
+                let (low, high) = (_mm_castps_pd(low), _mm_castps_pd(high));
+                let to = to.add(HIGH - 2);
+                _mm_storel_pd(to.cast(), low);
+                _mm_storeh_pd(to.add(HIGH).cast(), low);
+                _mm_storel_pd(to.add(2 * HIGH).cast(), high);
+                _mm_storeh_pd(to.add(3 * HIGH).cast(), high);
             }
         }
     }
-    k / 4 * 4
-}
-
-/// As [`tile_of_12`], for six rows.
-///
-/// # Safety
-/// As [`tile_of_12`], with `6 k` elements.
-#[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx2")]
-unsafe fn tile_of_6(a: *const f32, rsa: usize, k: usize, to: *mut f32) -> usize {
-    use std::arch::x86_64::*;
-    // SAFETY: promised by the caller.
-    unsafe {
-        for p in (0..k / 4 * 4).step_by(4) {
-            let (a, to) = (a.add(p), to.add(p * 6));
-            let rows = quads(a, rsa);
-            let (r4, r5) = (_mm_loadu_ps(a.add(4 * rsa)), _mm_loadu_ps(a.add(5 * rsa)));
-            let pairs =
-                [_mm_unpacklo_ps(r4, r5), _mm_unpackhi_ps(r4, r5)].map(|x| _mm_castps_pd(x));
-            for (i, row) in rows.into_iter().enumerate() {
-                _mm_storeu_ps(to.add(i * 6), row);
-                let pair = to.add(i * 6 + 4).cast();
-                if i % 2 == 0 {
-                    _mm_storel_pd(pair, pairs[i / 2]);
-                } else {
-                    _mm_storeh_pd(pair, pairs[i / 2]);
-                }
-            }
-        }
-    }
-    k / 4 * 4
-}
-
-/// Four neighbouring elements of four rows `stride` apart, transposed.
-///
-/// # Safety
-/// They are there.
-#[cfg(target_arch = "x86_64")]
-#[inline(always)]
-unsafe fn quads(x: *const f32, stride: usize) -> [std::arch::x86_64::__m128; 4] {
-    use std::arch::x86_64::*;
-    // SAFETY: promised by the caller; SSE is part of x86-64.
-    unsafe {
-        let row = |i: usize| _mm_loadu_ps(x.add(i * stride));
-        let (r0, r1, r2, r3) = (row(0), row(1), row(2), row(3));
-        let (l0, h0) = (_mm_unpacklo_ps(r0, r1), _mm_unpackhi_ps(r0, r1));
-        let (l1, h1) = (_mm_unpacklo_ps(r2, r3), _mm_unpackhi_ps(r2, r3));
-        [
-            _mm_movelh_ps(l0, l1),
-            _mm_movehl_ps(l1, l0),
-            _mm_movelh_ps(h0, h1),
-            _mm_movehl_ps(h1, h0),
-        ]
-    }
+    whole
 }
 
 /// An 8 x 8 block of `x` (rows `stride` apart) transposed into `y`.
