@@ -22,7 +22,7 @@ Examples:
   forge chat mine/bitnet                     talk to the packed model
 
 Environment:
-  FORGE_ISA   instruction path of the kernels (scalar, avx2, avx512) instead of the best; see forge doctor
+  FORGE_ISA   instruction path of the kernels (scalar, avx2, avx512, avx512bf16, amx) instead of the best; see forge doctor
 
 Exit codes: 0 done, 1 failed, 2 wrong usage or recipe, 3 stopped by a detector, 130 interrupted.";
 

@@ -88,6 +88,7 @@ pub(crate) fn header(recipe: &Recipe, until: Option<&str>, from: &Value) -> Valu
     json!({
         "recipe": recipe,
         "isa": tensor::isa::name(),
+        "precision": recipe.precision.resolved().name(),
         "revision": option_env!("FORGE_REVISION").unwrap_or(env!("CARGO_PKG_VERSION")),
         "threads": rayon::current_num_threads(),
         "until": until,
@@ -270,8 +271,9 @@ fn frozen(run: &Run) -> PathBuf {
     run.dir().join("data").join("frozen.json")
 }
 
-/// The data of a run, read and frozen at its first start.
+/// The data of a run, read and frozen at its first start; the precision of its products from here on.
 fn prepare(run: &Run, recipe: &Recipe) -> Result<Source> {
+    tensor::precision::select(recipe.precision.resolved()).map_err(anyhow::Error::msg)?;
     let folder = run.dir().join("data");
     Ok(Source::prepare(
         &folder,

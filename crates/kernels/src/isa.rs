@@ -19,13 +19,24 @@ pub enum Isa {
     Avx2,
     /// AVX-512 F, BW, DQ and VL.
     Avx512,
+    /// AVX-512 with products of pairs of bf16.
+    Avx512Bf16,
+    /// The same, and products of tiles of bf16 (AMX), which Linux grants on request.
+    Amx,
     /// NEON, part of every arm64 CPU.
     Neon,
 }
 
 impl Isa {
     /// Every path, the best last.
-    pub const ALL: [Isa; 4] = [Isa::Scalar, Isa::Neon, Isa::Avx2, Isa::Avx512];
+    pub const ALL: [Isa; 6] = [
+        Isa::Scalar,
+        Isa::Neon,
+        Isa::Avx2,
+        Isa::Avx512,
+        Isa::Avx512Bf16,
+        Isa::Amx,
+    ];
 
     /// As `FORGE_ISA`, runs and benchmarks spell it.
     pub fn name(self) -> &'static str {
@@ -33,6 +44,8 @@ impl Isa {
             Isa::Scalar => "scalar",
             Isa::Avx2 => "avx2",
             Isa::Avx512 => "avx512",
+            Isa::Avx512Bf16 => "avx512bf16",
+            Isa::Amx => "amx",
             Isa::Neon => "neon",
         }
     }
@@ -51,9 +64,55 @@ impl Isa {
                     && is_x86_feature_detected!("avx512dq")
                     && is_x86_feature_detected!("avx512vl")
             }
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512Bf16 => {
+                Isa::Avx512.available() && is_x86_feature_detected!("avx512bf16")
+            }
+            #[cfg(target_arch = "x86_64")]
+            Isa::Amx => Isa::Avx512Bf16.available() && amx::granted(),
             #[cfg(not(target_arch = "x86_64"))]
             _ => false,
         }
+    }
+
+    /// The path of loops over vectors, and of products of fp32.
+    pub fn vectors(self) -> Isa {
+        match self {
+            Isa::Avx512Bf16 | Isa::Amx => Isa::Avx512,
+            other => other,
+        }
+    }
+
+    /// Whether products of bf16 operands are faster on it than those of fp32.
+    pub fn multiplies_bf16(self) -> bool {
+        matches!(self, Isa::Avx512Bf16 | Isa::Amx)
+    }
+}
+
+/// Whether the CPU has tiles of bf16 and the system lets this process use them.
+#[cfg(target_arch = "x86_64")]
+mod amx {
+    use std::arch::x86_64::__cpuid_count;
+
+    pub(super) fn granted() -> bool {
+        // Leaf 7: bit 22 says bf16 tiles, bit 24 tiles at all.
+        const NEEDED: u32 = 1 << 22 | 1 << 24;
+        let there = __cpuid_count(0, 0).eax >= 7 && __cpuid_count(7, 0).edx & NEEDED == NEEDED;
+        there && asked()
+    }
+
+    /// The state of tiles is large, so Linux hands it out on request, once for all threads of a process.
+    #[cfg(target_os = "linux")]
+    fn asked() -> bool {
+        const REQUEST: libc::c_long = 0x1023;
+        const TILE_DATA: libc::c_long = 18;
+        // SAFETY: asks for a permission; changes no memory.
+        unsafe { libc::syscall(libc::SYS_arch_prctl, REQUEST, TILE_DATA) == 0 }
+    }
+
+    #[cfg(not(target_os = "linux"))]
+    fn asked() -> bool {
+        false
     }
 }
 
@@ -93,6 +152,11 @@ pub fn detect() -> Isa {
     *IN_USE.get_or_init(|| available().last().unwrap_or(Isa::Scalar))
 }
 
+/// The path in use for loops over vectors, and for products of fp32.
+pub fn vectors() -> Isa {
+    detect().vectors()
+}
+
 /// The name of the path in use, as runs and benchmarks record it.
 pub fn name() -> &'static str {
     detect().name()
@@ -117,8 +181,8 @@ macro_rules! multiversion {
                 #[target_feature(enable = "avx2,fma")]
                 #[allow(clippy::too_many_arguments)]
                 fn avx2 $(<$($g: $bound),*>)? ($($arg: $ty),*) $(-> $ret)? { body($($arg),*) }
-                match $crate::isa::detect() {
-                    // SAFETY: `detect` found these features on this CPU.
+                match $crate::isa::vectors() {
+                    // SAFETY: `vectors` found these features on this CPU.
                     $crate::isa::Isa::Avx512 => return unsafe { avx512($($arg),*) },
                     // SAFETY: as above.
                     $crate::isa::Isa::Avx2 => return unsafe { avx2($($arg),*) },

@@ -14,6 +14,7 @@ mod alloc;
 pub mod cpu;
 pub mod isa;
 pub mod math;
+pub mod precision;
 pub mod probe;
 pub mod random;
 

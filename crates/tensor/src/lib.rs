@@ -23,6 +23,7 @@ mod tape;
 mod tensor;
 
 pub use kernels::isa;
+pub use kernels::precision;
 pub use kernels::probe;
 pub use kernels::random;
 pub use ops::attention::{Attended, AttentionLayout};

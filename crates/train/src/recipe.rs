@@ -11,6 +11,7 @@ use crate::phases::quietstar::QuietstarRecipe;
 use model::Config;
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
+use tensor::precision::Precision;
 
 /// Everything that decides a run's result, apart from the data themselves.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -20,6 +21,9 @@ pub struct Recipe {
     pub name: String,
     /// Seed of the run; branches use seed, seed + 1, seed + 2.
     pub seed: u64,
+    /// What the operands of large products are rounded to.
+    #[serde(default)]
+    pub precision: PrecisionRecipe,
     /// Where text comes from.
     pub data: DataRecipe,
     /// Sizes of the model.
@@ -34,6 +38,30 @@ pub struct Recipe {
     pub bitnet: BitnetRecipe,
     /// Checkpoints.
     pub checkpoint: CheckpointRecipe,
+}
+
+/// What the operands of large products are rounded to; sums and everything else are fp32.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum PrecisionRecipe {
+    /// bf16 where the instruction path multiplies it faster than fp32, else fp32.
+    #[default]
+    Auto,
+    /// fp32: not rounded at all.
+    F32,
+    /// bf16, on any path.
+    Bf16,
+}
+
+impl PrecisionRecipe {
+    /// What it means on the instruction path in use.
+    pub fn resolved(self) -> Precision {
+        match self {
+            PrecisionRecipe::Auto => Precision::fastest(),
+            PrecisionRecipe::F32 => Precision::F32,
+            PrecisionRecipe::Bf16 => Precision::Bf16,
+        }
+    }
 }
 
 /// Where text comes from and how much of it.

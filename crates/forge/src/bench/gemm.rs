@@ -31,6 +31,7 @@ pub(crate) struct GemmArgs {
 pub(super) fn run(args: &GemmArgs, common: &Common) -> Result<u8> {
     check_isa(args.isa.as_deref())?;
     let (isa, threads) = (tensor::isa::name(), rayon::current_num_threads());
+    let precision = tensor::precision::in_use().name();
     let peak = super::peak_arithmetic() / 1e9;
     let mut rows: Vec<Value> = Vec::new();
     for (m, k, n) in SHAPES {
@@ -46,7 +47,7 @@ pub(super) fn run(args: &GemmArgs, common: &Common) -> Result<u8> {
         }
         let gflops = 2.0 * (m * k * n) as f64 / best / 1e9;
         rows.push(
-            json!({ "isa": isa, "threads": threads, "m": m, "k": k, "n": n, "gflops": gflops,
+            json!({ "isa": isa, "precision": precision, "threads": threads, "m": m, "k": k, "n": n, "gflops": gflops,
                 "bare_tile_gflops": peak, "share": gflops / peak }),
         );
     }
@@ -67,7 +68,7 @@ pub(super) fn run(args: &GemmArgs, common: &Common) -> Result<u8> {
             &cells,
         ));
         output::line(&format!(
-            "{isa}, {threads} threads, fp32; the bare tile loop makes {peak:.1} GFLOP/s"
+            "{isa}, {threads} threads, {precision}; the bare tile loop makes {peak:.1} GFLOP/s"
         ));
     }
     Ok(0)

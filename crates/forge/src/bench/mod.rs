@@ -11,14 +11,26 @@ pub(crate) use train_step::random_pieces;
 use crate::args::Common;
 use crate::fault::usage;
 use anyhow::Result;
-use clap::{Args, Subcommand};
+use clap::{Args, Subcommand, ValueEnum};
 use std::time::Instant;
+use tensor::precision::Precision;
 use tensor::probe;
 
 #[derive(Args)]
 pub(crate) struct BenchArgs {
     #[command(subcommand)]
     command: Bench,
+    /// What operands of large products are rounded to; auto takes bf16 where the instruction path multiplies it
+    /// faster than fp32
+    #[arg(long, value_enum, global = true, default_value_t = Rounding::Auto)]
+    precision: Rounding,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Rounding {
+    Auto,
+    F32,
+    Bf16,
 }
 
 #[derive(Subcommand)]
@@ -38,6 +50,12 @@ enum Bench {
 }
 
 pub(crate) fn bench(args: &BenchArgs, common: &Common) -> Result<u8> {
+    let precision = match args.precision {
+        Rounding::Auto => Precision::fastest(),
+        Rounding::F32 => Precision::F32,
+        Rounding::Bf16 => Precision::Bf16,
+    };
+    tensor::precision::select(precision).map_err(anyhow::Error::msg)?;
     match &args.command {
         Bench::TrainStep(a) => train_step::run(a, common),
         Bench::Gemm(a) => gemm::run(a, common),

@@ -76,7 +76,7 @@ pub(super) fn run(args: &TrainStepArgs, common: &Common) -> Result<u8> {
     // Backward products cost twice the forward ones.
     let flops_per_token = 3.0 * flops as f64 / tokens as f64;
     let result = json!({
-        "isa": tensor::isa::name(), "threads": rayon::current_num_threads(), "params": params, "batch": args.batch,
+        "isa": tensor::isa::name(), "precision": tensor::precision::in_use().name(), "threads": rayon::current_num_threads(), "params": params, "batch": args.batch,
         "sequence": args.sequence, "tokens_per_second": { "median": median, "best": best },
         "flops_per_token": flops_per_token, "peak_rss_mib": peak_rss_mib(),
         "predicted_mib": predicted.map(|bytes| bytes as f64 / 1048576.0), "config": config,
@@ -88,10 +88,11 @@ pub(super) fn run(args: &TrainStepArgs, common: &Common) -> Result<u8> {
             format!(" (`forge plan` predicts {})", table::bytes(bytes))
         });
         output::line(&format!(
-            "{params} parameters, {} x {} tokens, {}, {} threads: {median:.0} tokens/s (best {best:.0}), {:.1} GFLOP/s, peak {}{predicted}",
+            "{params} parameters, {} x {} tokens, {} {}, {} threads: {median:.0} tokens/s (best {best:.0}), {:.1} GFLOP/s, peak {}{predicted}",
             args.batch,
             args.sequence,
             tensor::isa::name(),
+            tensor::precision::in_use().name(),
             rayon::current_num_threads(),
             flops_per_token * median / 1e9,
             peak_rss_mib().map_or("unknown".into(), |m| table::bytes((m * 1048576.0) as u64))

@@ -12,6 +12,7 @@
 //! arm64 goes through the `gemm` crate, sequentially over shards that follow from the shape.
 
 mod few;
+mod mixed;
 #[cfg(not(target_arch = "aarch64"))]
 mod pack;
 #[cfg(not(target_arch = "aarch64"))]
@@ -27,6 +28,7 @@ mod product;
 use super::scratch;
 use crate::isa::multiversion;
 use crate::math::from_bf16;
+use crate::precision::{self, Precision};
 use rayon::prelude::*;
 
 /// Products below this many multiplications run on the calling thread: waking a pool costs more.
@@ -253,7 +255,13 @@ fn start(
         return;
     }
     // SAFETY: the three checks bound every element that the product touches; C is exclusively borrowed.
-    unsafe { product::run(shape, a.as_ptr(), b.as_ptr(), c, parallel) }
+    unsafe {
+        if precision::in_use() == Precision::Bf16 && mixed::suits(&shape) {
+            mixed::run(shape, a.as_ptr(), b.as_ptr(), c, parallel)
+        } else {
+            product::run(shape, a.as_ptr(), b.as_ptr(), c, parallel)
+        }
+    }
 }
 
 #[cfg(all(test, not(target_arch = "aarch64")))]

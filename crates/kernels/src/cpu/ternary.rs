@@ -150,10 +150,10 @@ impl Path {
         static COUNT: OnceLock<usize> = OnceLock::new();
         let count = *COUNT.get_or_init(|| {
             #[cfg(target_arch = "x86_64")]
-            if crate::isa::detect() == Isa::Avx512 && is_x86_feature_detected!("avx512vnni") {
+            if crate::isa::vectors() == Isa::Avx512 && is_x86_feature_detected!("avx512vnni") {
                 return 3;
             }
-            match crate::isa::detect() {
+            match crate::isa::vectors() {
                 Isa::Avx2 | Isa::Avx512 => 2,
                 _ => 1,
             }

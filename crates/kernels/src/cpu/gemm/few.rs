@@ -6,7 +6,7 @@
 
 use super::Shape;
 use crate::cpu::shared::Shared;
-use crate::isa::{Isa, detect};
+use crate::isa::{Isa, vectors};
 use crate::math::from_bf16;
 use rayon::prelude::*;
 
@@ -59,7 +59,7 @@ pub(super) trait Element: Copy + Sync {
 impl Element for f32 {
     const STREAMS: usize = COLS;
     fn sums(isa: Isa) -> Sums<f32> {
-        match isa {
+        match isa.vectors() {
             #[cfg(target_arch = "x86_64")]
             Isa::Avx512 => x86::avx512_f32,
             #[cfg(target_arch = "x86_64")]
@@ -75,7 +75,7 @@ impl Element for f32 {
 impl Element for u16 {
     const STREAMS: usize = 1;
     fn sums(isa: Isa) -> Sums<u16> {
-        match isa {
+        match isa.vectors() {
             #[cfg(target_arch = "x86_64")]
             Isa::Avx512 => x86::avx512_bf16,
             #[cfg(target_arch = "x86_64")]
@@ -125,7 +125,7 @@ pub(super) unsafe fn run<T: Element>(
     parallel: bool,
 ) {
     // SAFETY: promised by the caller; the CPU has the path that was detected.
-    unsafe { run_on(detect(), s, a, b, c, parallel) }
+    unsafe { run_on(vectors(), s, a, b, c, parallel) }
 }
 
 /// As [`run`], on the path given.

@@ -3,7 +3,7 @@
 //! A panel of B holds `cols` neighbouring columns as `[k, cols]`, zero beyond the last column. A packed tile
 //! of A holds its rows as `[k, rows]`.
 
-use crate::isa::{Isa, detect};
+use crate::isa::{Isa, vectors};
 
 /// Columns `0..some` of B over `k` steps as a panel of `cols` columns.
 ///
@@ -39,7 +39,7 @@ pub(super) unsafe fn panel(
         }
         let mut from = (0, 0);
         #[cfg(target_arch = "x86_64")]
-        if rsb == 1 && matches!(detect(), Isa::Avx2 | Isa::Avx512) {
+        if rsb == 1 && matches!(vectors(), Isa::Avx2 | Isa::Avx512) {
             from = (k / 8 * 8, some / 8 * 8);
             for j in (0..from.1).step_by(8) {
                 for p in (0..from.0).step_by(8) {

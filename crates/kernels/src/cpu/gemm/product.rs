@@ -3,7 +3,7 @@
 use super::tile::{MOST_ELEMENTS, Path, path};
 use super::{Shape, few, pack};
 use crate::cpu::{scratch, shared::Shared};
-use crate::isa::detect;
+use crate::isa::vectors;
 use rayon::prelude::*;
 use std::ops::Range;
 
@@ -70,7 +70,7 @@ pub(super) unsafe fn run(s: Shape, a: *const f32, b: *const f32, c: &mut [f32], 
         if few::suits(&s) {
             few::run(s, a, b, c, parallel);
         } else {
-            run_on(path(detect()), s, a, b, c, parallel);
+            run_on(path(vectors()), s, a, b, c, parallel);
         }
     }
 }
@@ -80,7 +80,7 @@ pub(super) unsafe fn run(s: Shape, a: *const f32, b: *const f32, c: &mut [f32], 
 /// # Safety
 /// A `[m, k]`, B `[k, n]` and C `[m, n]` are there; `m` and `n` are whole numbers of tiles.
 pub(super) unsafe fn bare(m: usize, n: usize, k: usize, a: *const f32, b: *const f32, c: *mut f32) {
-    let path = path(detect());
+    let path = path(vectors());
     let (rows, cols) = (path.rows, path.cols);
     for column in (0..n).step_by(cols) {
         for row in (0..m).step_by(rows) {

@@ -1,14 +1,14 @@
 //! Every way that a product can go, on every path of this CPU, against plain loops in f64.
 
 use super::tile::{Path, path, scalar};
-use super::{Shape, few, gemm_bf16, product};
+use super::{Shape, few, gemm_bf16, mixed, product};
 use crate::isa;
 use crate::math::{from_bf16, to_bf16};
 use crate::random::Counted;
 
 /// Rows around a tile and a block of rows, columns around a panel and beyond what is packed at once, steps
 /// around a vector and a depth, and the most rows that are taken without packing: (m, n, k).
-const SHAPES: [(usize, usize, usize); 11] = [
+const SHAPES: [(usize, usize, usize); 15] = [
     (1, 5, 31),
     (1, 97, 140),
     (4, 97, 64),
@@ -20,6 +20,10 @@ const SHAPES: [(usize, usize, usize); 11] = [
     (31, 33, 129),
     (48, 17, 200),
     (49, 17, 200),
+    (31, 15, 513),
+    (300, 545, 33),
+    (64, 64, 1100),
+    (17, 1, 1),
 ];
 
 fn normals(n: usize, purpose: &str) -> Vec<f32> {
@@ -114,6 +118,23 @@ fn every_path_gives_the_sums_of_plain_loops_alone_and_in_parallel() {
                     // SAFETY: the operands have the sizes of the shape; the CPU has these paths.
                     unsafe { product::run_on(path, s, a.as_ptr(), b.as_ptr(), c, parallel) }
                 });
+            }
+            let near = |x: &[f32]| x.iter().map(|&x| from_bf16(to_bf16(x))).collect::<Vec<_>>();
+            let want_mixed = wanted(&s, &near(&a), &near(&b), &old);
+            check("rounded", &s, &want_mixed, &old, &|c, parallel| {
+                // SAFETY: as above.
+                unsafe { mixed::rounded(s, a.as_ptr(), b.as_ptr(), c, parallel) }
+            });
+            #[cfg(target_arch = "x86_64")]
+            for isa in isa::available() {
+                if let Some(unit) = mixed::unit(isa) {
+                    check(isa.name(), &s, &want_mixed, &old, &|c, parallel| {
+                        // SAFETY: as above; the CPU has the unit of an available path.
+                        unsafe {
+                            mixed::walk::run_on(unit, s, a.as_ptr(), b.as_ptr(), c, parallel)
+                        }
+                    });
+                }
             }
             if csa == 1 && rsb == 1 {
                 let narrow: Vec<u16> = b.iter().map(|&x| to_bf16(x)).collect();

@@ -42,7 +42,7 @@ pub(super) struct Path {
 
 /// The tile of an instruction path.
 pub(super) fn path(isa: Isa) -> Path {
-    match isa {
+    match isa.vectors() {
         #[cfg(target_arch = "x86_64")]
         Isa::Avx512 => Path {
             rows: 12,

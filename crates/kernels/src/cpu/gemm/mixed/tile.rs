@@ -1,0 +1,274 @@
+//! Tiles of C from packed bf16 operands, in two ways: AMX, and AVX-512 with products of pairs.
+//!
+//! Both read the same packed form ([`super::pack`]): per 32 steps of k a tile of A is 16 rows of 32 elements, a
+//! tile of B 16 pairs of steps by 16 columns. AMX holds 2 x 2 tiles of C beside two of A and two of B, which are
+//! all eight tile registers; AVX-512 holds one tile of C in 16 vectors.
+
+use std::arch::asm;
+use std::arch::x86_64::*;
+
+/// Rows and columns of a tile of C.
+pub(super) const SIDE: usize = 16;
+
+/// Steps of k in a tile of A or B.
+pub(super) const STEPS: usize = 32;
+
+/// Elements of a tile of A or B.
+pub(super) const TILE: usize = SIDE * STEPS;
+
+/// C `[16 high, 16 wide]`, rows `rsc` apart, gets the product of packed operands over `steps` times 32 steps of k,
+/// added to what is there with `add`. `high` and `wide` are 1 or 2.
+///
+/// # Safety
+/// A and B hold `high` and `wide` tiles for each of `steps`, C has all its elements, and the CPU has the unit that
+/// [`Unit::begin`] was called for on this thread.
+pub(super) type Kernel = unsafe fn(
+    high: usize,
+    wide: usize,
+    steps: usize,
+    a: *const u16,
+    b: *const u16,
+    add: bool,
+    c: *mut f32,
+    rsc: usize,
+);
+
+/// What multiplies bf16.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::cpu::gemm) enum Unit {
+    Amx,
+    Pairs,
+}
+
+/// Tile registers of this thread, released when it goes out of scope: the system need not save them then.
+pub(super) struct Begun(Unit);
+
+impl Unit {
+    pub(super) fn kernel(self) -> Kernel {
+        match self {
+            Unit::Amx => amx,
+            Unit::Pairs => pairs,
+        }
+    }
+
+    /// Prepares this thread.
+    ///
+    /// # Safety
+    /// The CPU has the unit, and the system lets the process use it.
+    pub(super) unsafe fn begin(self) -> Begun {
+        if self == Unit::Amx {
+            // Palette 1: eight tiles of 16 rows of 64 bytes.
+            #[repr(C, align(64))]
+            struct Config([u8; 64]);
+            let mut config = Config([0; 64]);
+            config.0[0] = 1;
+            for tile in 0..8 {
+                config.0[16 + 2 * tile] = 64;
+                config.0[48 + tile] = 16;
+            }
+            // SAFETY: promised by the caller; reads 64 bytes.
+            unsafe { asm!("ldtilecfg [{}]", in(reg) &config, options(nostack, readonly)) };
+        }
+        Begun(self)
+    }
+}
+
+impl Drop for Begun {
+    fn drop(&mut self) {
+        if self.0 == Unit::Amx {
+            // SAFETY: the unit was begun on this thread.
+            unsafe { asm!("tilerelease", options(nostack, nomem)) };
+        }
+    }
+}
+
+/// A kernel of some tiles: the instructions that clear or load C, those of a step, and those that store C.
+macro_rules! amx {
+    ($name:ident, $a:literal, $b:literal, [$($clear:literal)*], [$($load:literal)*], [$($step:literal)*],
+     [$($store:literal)*]) => {
+        /// # Safety
+        /// As [`Kernel`].
+        unsafe fn $name(steps: usize, a: *const u16, b: *const u16, add: bool, c: *mut f32, rsc: usize) {
+            macro_rules! with {
+                ($first:expr) => {
+                    asm!(
+                        $first,
+                        "2:",
+                        $($step,)*
+                        concat!("add {a}, ", $a),
+                        concat!("add {b}, ", $b),
+                        "dec {steps}",
+                        "jnz 2b",
+                        $($store,)*
+                        a = inout(reg) a => _,
+                        b = inout(reg) b => _,
+                        steps = inout(reg) steps => _,
+                        line = in(reg) 64usize,
+                        c0 = in(reg) c,
+                        c1 = in(reg) c.wrapping_add(SIDE * rsc),
+                        rsc = in(reg) 4 * rsc,
+                        out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
+                        out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,
+                        options(nostack),
+                    )
+                };
+            }
+            // SAFETY: passed on from the caller; prefetches follow no pointer.
+            unsafe {
+                if add {
+                    with!(concat!($($load, "\n",)*));
+                } else {
+                    with!(concat!($($clear, "\n",)*));
+                }
+            }
+        }
+    };
+}
+
+amx!(amx_2x2, "2048", "2048",
+    ["tilezero tmm0" "tilezero tmm1" "tilezero tmm2" "tilezero tmm3"],
+    ["tileloadd tmm0, [{c0} + {rsc}*1]" "tileloadd tmm1, [{c0} + {rsc}*1 + 64]"
+     "tileloadd tmm2, [{c1} + {rsc}*1]" "tileloadd tmm3, [{c1} + {rsc}*1 + 64]"],
+    ["tileloadd tmm6, [{b} + {line}*1]"
+     "tileloadd tmm4, [{a} + {line}*1]"
+     // The next panels' steps come from the second-level cache.
+     "prefetcht0 [{b} + 8192]" "prefetcht0 [{b} + 8256]" "prefetcht0 [{b} + 8320]" "prefetcht0 [{b} + 8384]"
+     "prefetcht0 [{b} + 8448]" "prefetcht0 [{b} + 8512]" "prefetcht0 [{b} + 8576]" "prefetcht0 [{b} + 8640]"
+     "tdpbf16ps tmm0, tmm4, tmm6"
+     "tileloadd tmm7, [{b} + {line}*1 + 1024]"
+     "prefetcht0 [{b} + 8704]" "prefetcht0 [{b} + 8768]" "prefetcht0 [{b} + 8832]" "prefetcht0 [{b} + 8896]"
+     "prefetcht0 [{b} + 8960]" "prefetcht0 [{b} + 9024]" "prefetcht0 [{b} + 9088]" "prefetcht0 [{b} + 9152]"
+     "tdpbf16ps tmm1, tmm4, tmm7"
+     "tileloadd tmm5, [{a} + {line}*1 + 1024]"
+     "prefetcht0 [{b} + 9216]" "prefetcht0 [{b} + 9280]" "prefetcht0 [{b} + 9344]" "prefetcht0 [{b} + 9408]"
+     "prefetcht0 [{b} + 9472]" "prefetcht0 [{b} + 9536]" "prefetcht0 [{b} + 9600]" "prefetcht0 [{b} + 9664]"
+     "tdpbf16ps tmm2, tmm5, tmm6"
+     "prefetcht0 [{b} + 9728]" "prefetcht0 [{b} + 9792]" "prefetcht0 [{b} + 9856]" "prefetcht0 [{b} + 9920]"
+     "prefetcht0 [{b} + 9984]" "prefetcht0 [{b} + 10048]" "prefetcht0 [{b} + 10112]" "prefetcht0 [{b} + 10176]"
+     "tdpbf16ps tmm3, tmm5, tmm7"],
+    ["tilestored [{c0} + {rsc}*1], tmm0" "tilestored [{c0} + {rsc}*1 + 64], tmm1"
+     "tilestored [{c1} + {rsc}*1], tmm2" "tilestored [{c1} + {rsc}*1 + 64], tmm3"]);
+
+amx!(amx_2x1, "2048", "1024",
+    ["tilezero tmm0" "tilezero tmm2"],
+    ["tileloadd tmm0, [{c0} + {rsc}*1]" "tileloadd tmm2, [{c1} + {rsc}*1]"],
+    ["tileloadd tmm6, [{b} + {line}*1]" "tileloadd tmm4, [{a} + {line}*1]" "tdpbf16ps tmm0, tmm4, tmm6"
+     "tileloadd tmm5, [{a} + {line}*1 + 1024]" "tdpbf16ps tmm2, tmm5, tmm6"],
+    ["tilestored [{c0} + {rsc}*1], tmm0" "tilestored [{c1} + {rsc}*1], tmm2"]);
+
+amx!(amx_1x2, "1024", "2048",
+    ["tilezero tmm0" "tilezero tmm1"],
+    ["tileloadd tmm0, [{c0} + {rsc}*1]" "tileloadd tmm1, [{c0} + {rsc}*1 + 64]"],
+    ["tileloadd tmm6, [{b} + {line}*1]" "tileloadd tmm4, [{a} + {line}*1]" "tdpbf16ps tmm0, tmm4, tmm6"
+     "tileloadd tmm7, [{b} + {line}*1 + 1024]" "tdpbf16ps tmm1, tmm4, tmm7"],
+    ["tilestored [{c0} + {rsc}*1], tmm0" "tilestored [{c0} + {rsc}*1 + 64], tmm1"
+     "/* {c1} */"]);
+
+amx!(amx_1x1, "1024", "1024",
+    ["tilezero tmm0"],
+    ["tileloadd tmm0, [{c0} + {rsc}*1]"],
+    ["tileloadd tmm6, [{b} + {line}*1]" "tileloadd tmm4, [{a} + {line}*1]" "tdpbf16ps tmm0, tmm4, tmm6"],
+    ["tilestored [{c0} + {rsc}*1], tmm0" "/* {c1} */"]);
+
+/// # Safety
+/// As [`Kernel`].
+#[allow(clippy::too_many_arguments)]
+unsafe fn amx(
+    high: usize,
+    wide: usize,
+    steps: usize,
+    a: *const u16,
+    b: *const u16,
+    add: bool,
+    c: *mut f32,
+    rsc: usize,
+) {
+    // SAFETY: passed on from the caller.
+    unsafe {
+        match (high, wide) {
+            (2, 2) => amx_2x2(steps, a, b, add, c, rsc),
+            (2, 1) => amx_2x1(steps, a, b, add, c, rsc),
+            (1, 2) => amx_1x2(steps, a, b, add, c, rsc),
+            _ => amx_1x1(steps, a, b, add, c, rsc),
+        }
+    }
+}
+
+/// # Safety
+/// As [`Kernel`].
+#[target_feature(enable = "avx512f,avx512bf16")]
+#[allow(clippy::too_many_arguments)]
+unsafe fn pairs(
+    high: usize,
+    wide: usize,
+    steps: usize,
+    a: *const u16,
+    b: *const u16,
+    add: bool,
+    c: *mut f32,
+    rsc: usize,
+) {
+    for (i, j) in (0..high).flat_map(|i| (0..wide).map(move |j| (i, j))) {
+        let mut sum = [_mm512_setzero_ps(); SIDE];
+        // SAFETY: the caller's tiles and their part of C are there.
+        unsafe {
+            let c = c.add(i * SIDE * rsc + j * SIDE);
+            if add {
+                for (row, s) in sum.iter_mut().enumerate() {
+                    *s = _mm512_loadu_ps(c.add(row * rsc));
+                }
+            }
+            for step in 0..steps {
+                let a = a.add((step * high + i) * TILE).cast::<i32>();
+                let b = b.add((step * wide + j) * TILE);
+                for pair in 0..STEPS / 2 {
+                    let b = _mm512_loadu_si512(b.add(pair * 2 * SIDE).cast());
+                    let b: __m512bh = std::mem::transmute(b);
+                    for (row, s) in sum.iter_mut().enumerate() {
+                        let x = _mm512_set1_epi32(*a.add(row * STEPS / 2 + pair));
+                        *s = _mm512_dpbf16_ps(*s, std::mem::transmute::<__m512i, __m512bh>(x), b);
+                    }
+                }
+            }
+            for (row, s) in sum.iter().enumerate() {
+                _mm512_storeu_ps(c.add(row * rsc), *s);
+            }
+        }
+    }
+}
+
+/// C `[rows, cols]` = beta C + alpha X, for X with rows `stride` apart; `cols` is at most 32. With `beta` 0 the old
+/// C is not read.
+///
+/// # Safety
+/// X and C have these elements, and the CPU AVX-512.
+#[target_feature(enable = "avx512f")]
+#[allow(clippy::too_many_arguments)]
+pub(super) unsafe fn merge(
+    x: &[f32],
+    stride: usize,
+    rows: usize,
+    cols: usize,
+    alpha: f32,
+    beta: f32,
+    c: *mut f32,
+    rsc: usize,
+) {
+    let (alpha, old) = (_mm512_set1_ps(alpha), _mm512_set1_ps(beta));
+    for j in (0..cols).step_by(SIDE) {
+        let mask: __mmask16 = if cols - j >= SIDE { !0 } else { (1 << (cols - j)) - 1 };
+        for i in 0..rows {
+            // SAFETY: promised by the caller; masked elements are not touched.
+            unsafe {
+                let at = c.add(i * rsc + j);
+                let new = _mm512_mul_ps(alpha, _mm512_loadu_ps(x[i * stride + j..].as_ptr()));
+                let sum = if beta == 0.0 {
+                    new
+                } else {
+                    _mm512_fmadd_ps(old, _mm512_maskz_loadu_ps(mask, at), new)
+                };
+                _mm512_mask_storeu_ps(at, mask, sum);
+            }
+        }
+    }
+}
