@@ -18,4 +18,4 @@ pub mod precision;
 pub mod probe;
 pub mod random;
 
-pub use alloc::{OutOfMemory, reserve};
+pub use alloc::{Memory, OutOfMemory};

@@ -7,6 +7,7 @@
 //! the memory accounting of `forge plan`.
 
 pub use kernels::OutOfMemory;
+use kernels::Memory;
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -38,9 +39,9 @@ fn class(len: usize) -> usize {
 /// A buffer of `f32` values.
 #[derive(Debug)]
 pub(crate) struct Buffer {
-    data: Vec<f32>,
-    /// The elements there is room for, a size class.
-    room: usize,
+    /// As many elements as its size class says.
+    data: Memory,
+    len: usize,
 }
 
 impl Buffer {
@@ -52,47 +53,39 @@ impl Buffer {
         } else {
             None
         };
-        let (room, mut data) =
-            pooled.unwrap_or_else(|| (capacity, kernels::reserve(capacity, trim)));
-        if data.len() > len {
-            data.truncate(len);
-        } else {
-            data.resize(len, 0.0);
-        }
-        let live = LIVE.fetch_add(room * 4, Ordering::Relaxed) + room * 4;
+        let data = pooled.unwrap_or_else(|| Memory::zeroed(capacity, trim));
+        let bytes = size_of_val(&*data);
+        let live = LIVE.fetch_add(bytes, Ordering::Relaxed) + bytes;
         PEAK.fetch_max(live, Ordering::Relaxed);
-        Self { data, room }
+        Self { data, len }
     }
 
     pub(crate) fn zeroed(len: usize) -> Self {
         let mut buffer = Self::dirty(len);
-        buffer.data.fill(0.0);
+        buffer.as_mut_slice().fill(0.0);
         buffer
     }
 
     pub(crate) fn from_vec(data: Vec<f32>) -> Self {
         let mut buffer = Self::dirty(data.len());
-        buffer.data.copy_from_slice(&data);
+        buffer.as_mut_slice().copy_from_slice(&data);
         buffer
     }
 
     pub(crate) fn as_slice(&self) -> &[f32] {
-        &self.data
+        &self.data[..self.len]
     }
 
     pub(crate) fn as_mut_slice(&mut self) -> &mut [f32] {
-        &mut self.data
+        &mut self.data[..self.len]
     }
 }
 
 impl Drop for Buffer {
     fn drop(&mut self) {
-        LIVE.fetch_sub(self.room * 4, Ordering::Relaxed);
-        if self.room >= POOLED_FROM {
-            let mut data = std::mem::take(&mut self.data);
-            // Keep the length at the capacity, so that taking it out again writes nothing.
-            data.resize(self.room, 0.0);
-            pool().keep(self.room, data);
+        LIVE.fetch_sub(size_of_val(&*self.data), Ordering::Relaxed);
+        if self.data.len() >= POOLED_FROM {
+            pool().keep(std::mem::take(&mut self.data));
         }
     }
 }
@@ -100,7 +93,7 @@ impl Drop for Buffer {
 /// Freed buffers by size class.
 struct Pool {
     /// Each with the number it came under, the latest last.
-    classes: BTreeMap<usize, VecDeque<(u64, Vec<f32>)>>,
+    classes: BTreeMap<usize, VecDeque<(u64, Memory)>>,
     /// Bytes of the buffers that wait.
     bytes: usize,
     /// The most bytes that may wait: as many as were in use together, in the whole life of the process.
@@ -112,17 +105,16 @@ struct Pool {
 impl Pool {
     /// A buffer with room for `capacity` elements, or for up to a quarter more: where the number of rows
     /// changes from step to step, so do the classes.
-    fn take(&mut self, capacity: usize) -> Option<(usize, Vec<f32>)> {
+    fn take(&mut self, capacity: usize) -> Option<Memory> {
         let classes = self.classes.range_mut(capacity..=capacity + capacity / 4);
-        let (room, data) = classes
-            .filter_map(|(&room, kept)| Some((room, kept.pop_back()?.1)))
-            .next()?;
-        self.bytes -= room * 4;
-        Some((room, data))
+        let data = classes.filter_map(|(_, kept)| kept.pop_back()).next()?.1;
+        self.bytes -= size_of_val(&*data);
+        Some(data)
     }
 
     /// Beyond the most, those that have waited longest go: sizes that are asked for are never among them.
-    fn keep(&mut self, room: usize, data: Vec<f32>) {
+    fn keep(&mut self, data: Memory) {
+        let room = data.len();
         self.most = self.most.max(peak_bytes());
         self.kept += 1;
         self.bytes += room * 4;

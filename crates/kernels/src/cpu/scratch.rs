@@ -1,42 +1,36 @@
 //! Working memory of a thread, kept from one operation to the next: the steady state neither allocates nor
 //! faults in new pages.
 
+use crate::Memory;
 use std::cell::RefCell;
 use std::ops::{Deref, DerefMut};
 
-/// Elements of a cache line.
-const LINE: usize = 16;
-
 thread_local! {
-    static KEPT: RefCell<Vec<Vec<f32>>> = const { RefCell::new(Vec::new()) };
+    static KEPT: RefCell<Vec<Memory>> = const { RefCell::new(Vec::new()) };
 }
 
 /// Elements that begin at a cache line and hold old values. The thread that drops them keeps them for its next
 /// operation, so what goes from thread to thread, or lives long, belongs in a `Vec`.
 pub(super) struct Scratch {
-    buffer: Vec<f32>,
-    start: usize,
+    buffer: Memory,
     len: usize,
 }
 
 /// Takes `len` elements out of what this thread keeps: of the buffers that are large enough the smallest, else
 /// one that takes the place of the largest.
 pub(super) fn take(len: usize) -> Scratch {
-    let needed = len + LINE;
     let mut buffer = KEPT.with(|kept| {
         let mut kept = kept.borrow_mut();
-        let fits = (0..kept.len()).filter(|&i| kept[i].len() >= needed);
+        let fits = (0..kept.len()).filter(|&i| kept[i].len() >= len);
         let best = fits.min_by_key(|&i| kept[i].len());
         let best = best.or_else(|| (0..kept.len()).max_by_key(|&i| kept[i].len()));
         best.map(|i| kept.swap_remove(i)).unwrap_or_default()
     });
-    if buffer.len() < needed {
+    if buffer.len() < len {
         drop(buffer);
-        buffer = crate::reserve(needed, || KEPT.with(|kept| kept.borrow_mut().clear()));
-        buffer.resize(needed, 0.0);
+        buffer = Memory::zeroed(len, || KEPT.with(|kept| kept.borrow_mut().clear()));
     }
-    let start = buffer.as_ptr().align_offset(4 * LINE);
-    Scratch { buffer, start, len }
+    Scratch { buffer, len }
 }
 
 /// [`take`], filled with zeros.
@@ -61,13 +55,13 @@ pub(super) fn with<R>(len: usize, f: impl FnOnce(&mut [f32]) -> R) -> R {
 impl Deref for Scratch {
     type Target = [f32];
     fn deref(&self) -> &[f32] {
-        &self.buffer[self.start..][..self.len]
+        &self.buffer[..self.len]
     }
 }
 
 impl DerefMut for Scratch {
     fn deref_mut(&mut self) -> &mut [f32] {
-        &mut self.buffer[self.start..][..self.len]
+        &mut self.buffer[..self.len]
     }
 }
 

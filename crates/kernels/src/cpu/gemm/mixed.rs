@@ -82,15 +82,12 @@ pub(super) unsafe fn rounded(
 pub(super) mod walk {
     //! Tasks, and the walk over tiles.
 
-    use super::pack::{Form, Source, strip};
-    use super::tile::{SIDE, STEPS, TILE, Unit, merge};
+    use super::pack::{Form, Source, pack};
+    use super::tile::{BLOCK, SIDE, STEPS, TILE, Unit, merge};
     use crate::cpu::gemm::Shape;
     use crate::cpu::{scratch, shared::Shared};
     use rayon::prelude::*;
     use std::ops::Range;
-
-    /// Rows and columns of a block of tiles.
-    const BLOCK: usize = 2 * SIDE;
 
     /// Steps of k summed in registers: a strip of rows of this depth (32 KiB) stays in the first-level cache.
     const DEPTH: usize = 512;
@@ -128,20 +125,17 @@ pub(super) mod walk {
     unsafe impl Sync for Operands {}
 
     impl Operands {
-        /// Packs a panel of B.
+        /// Packs panels of B over some steps.
         ///
         /// # Safety
-        /// As [`run_on`], and its strips are this task's alone.
-        unsafe fn pack(&self, columns: &Range<usize>, panel: usize) {
-            let column = columns.start + panel * BLOCK;
-            let wide = BLOCK.min(columns.end - column);
-            for steps in depths(self.s.k) {
-                // SAFETY: these columns and steps are there, and room for their tiles.
-                unsafe {
-                    let from = self.b.from(column, steps.start);
-                    let to = self.packed.add(place(columns.len(), panel, &steps));
-                    strip(from, Form::B, wide, steps.len(), to);
-                }
+        /// As [`run_on`], and their strips are this task's alone.
+        unsafe fn pack(&self, columns: &Range<usize>, panels: Range<usize>, steps: Range<usize>) {
+            let start = columns.start + panels.start * BLOCK;
+            let wide = (panels.len() * BLOCK).min(columns.end - start);
+            // SAFETY: these columns and steps are there, and room for their tiles.
+            unsafe {
+                let to = self.packed.add(place(columns.len(), panels.start, &steps));
+                pack(self.b.from(start, steps.start), Form::B, wide, steps.len(), to);
             }
         }
     }
@@ -185,12 +179,18 @@ pub(super) mod walk {
     unsafe fn share(o: &Operands, columns: Range<usize>, elements: usize, parallel: bool) {
         let o = *o;
         let panels = columns.len().div_ceil(BLOCK);
-        // SAFETY: promised by the caller; every panel is packed by one task.
-        let fill = |panel: usize| unsafe { o.pack(&columns, panel) };
+        let chunks = panels.div_ceil(GROUP);
+        let fill = |t: usize| {
+            let (lo, from) = (t % chunks * GROUP, t / chunks * DEPTH);
+            let (group, steps) = (lo..(lo + GROUP).min(panels), from..(from + DEPTH).min(o.s.k));
+            // SAFETY: promised by the caller; every panel and step is packed by one task.
+            unsafe { o.pack(&columns, group, steps) }
+        };
+        let tasks = chunks * o.s.k.div_ceil(DEPTH);
         if parallel && elements >= PACK_PARALLEL_FROM {
-            (0..panels).into_par_iter().for_each(fill);
+            (0..tasks).into_par_iter().for_each(fill);
         } else {
-            (0..panels).for_each(fill);
+            (0..tasks).for_each(fill);
         }
         // Blocks of nearly equal size, so that no thread waits long for the last one.
         let tiles = o.s.m.div_ceil(BLOCK);
@@ -240,13 +240,10 @@ pub(super) mod walk {
                 let beta = if steps.start == 0 { s.beta } else { 1.0 };
                 let deep = steps.len().div_ceil(STEPS);
                 let strip_at = |row: usize| tiles.wrapping_add((row - rows.start) * deep * STEPS);
-                for row in rows.clone().step_by(BLOCK) {
-                    let high = BLOCK.min(rows.end - row);
-                    // SAFETY: these rows and steps of A are there, and room for their tiles.
-                    unsafe {
-                        let from = o.a.from(row, steps.start);
-                        strip(from, Form::A, high, steps.len(), strip_at(row));
-                    }
+                // SAFETY: these rows and steps of A are there, and room for their tiles.
+                unsafe {
+                    let from = o.a.from(rows.start, steps.start);
+                    pack(from, Form::A, rows.len(), steps.len(), tiles);
                 }
                 for group in panels.clone().step_by(GROUP) {
                     let group = group..(group + GROUP).min(panels.end);

@@ -4,7 +4,7 @@
 //! one is the transpose of the other, so each source is read along its neighbouring elements and the pairs
 //! are transposed where that gave the other form. What lies beyond an operand's edge is zero.
 
-use super::tile::{SIDE, STEPS, TILE};
+use super::tile::{BLOCK, SIDE, STEPS, TILE};
 use std::arch::x86_64::*;
 
 /// The 16 x 16 pairs of a tile.
@@ -40,32 +40,68 @@ pub(super) enum Form {
     B,
 }
 
-/// Packs `lines` lines of `steps` steps: for each 32 steps as many tiles as 16 go into the lines, one after the
-/// other.
+/// Packs `lines` lines of `steps` steps as strips of [`BLOCK`] lines: in a strip, for each 32 steps as many tiles as 16
+/// go into its lines, one after the other.
 ///
 /// # Safety
 /// The source has these elements, `to` room for all tiles, and the CPU AVX-512 BW and BF16.
 #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
-pub(super) unsafe fn strip(x: Source, form: Form, lines: usize, steps: usize, to: *mut u16) {
-    let high = lines.div_ceil(SIDE);
-    for step in (0..steps).step_by(STEPS) {
-        for tile in 0..high {
-            let (line, some) = (tile * SIDE, SIDE.min(lines - tile * SIDE));
-            // SAFETY: the tile's part of the source is there, and so is its place.
-            unsafe {
-                let from = x.from(line, step).data;
-                let to = to.add((step / STEPS * high + tile) * TILE);
-                let pairs = if x.steps == 1 {
-                    let read = along(from, x.lines, some, STEPS.min(steps - step));
-                    if form == Form::A { read } else { transposed(read) }
-                } else {
-                    let read = across(from, x.lines, x.steps, some, STEPS.min(steps - step));
-                    if form == Form::B { read } else { transposed(read) }
-                };
-                for (i, pairs) in pairs.into_iter().enumerate() {
-                    _mm512_storeu_si512(to.add(i * STEPS).cast(), pairs);
+pub(super) unsafe fn pack(x: Source, form: Form, lines: usize, steps: usize, to: *mut u16) {
+    let tile = |line: usize, step: usize| {
+        let start = line / BLOCK * BLOCK;
+        let high = BLOCK.min(lines - start).div_ceil(SIDE);
+        let at = start * steps.next_multiple_of(STEPS)
+            + (step / STEPS * high + (line - start) / SIDE) * TILE;
+        // SAFETY: the tile's part of the source is there, and so is its place.
+        unsafe {
+            let from = x.from(line, step).data;
+            let (lines, steps) = (SIDE.min(lines - line), STEPS.min(steps - step));
+            let pairs = match (x.steps == 1, form) {
+                (true, Form::A) => along(from, x.lines, lines, steps),
+                (true, Form::B) => transposed(along(from, x.lines, lines, steps)),
+                (false, Form::A) => transposed(across(from, x.lines, x.steps, lines, steps)),
+                (false, Form::B) => across(from, x.lines, x.steps, lines, steps),
+            };
+            for (i, pairs) in pairs.into_iter().enumerate() {
+                _mm512_storeu_si512(to.add(at + i * STEPS).cast(), pairs);
+            }
+        }
+    };
+    // In the order in which the source lies in memory.
+    if x.steps == 1 {
+        for strip in (0..lines).step_by(BLOCK) {
+            for step in (0..steps).step_by(STEPS) {
+                for line in (strip..lines.min(strip + BLOCK)).step_by(SIDE) {
+                    ahead(x, steps, line, step);
+                    tile(line, step);
                 }
             }
+        }
+    } else {
+        for step in (0..steps).step_by(STEPS) {
+            for line in (0..lines).step_by(SIDE) {
+                tile(line, step);
+            }
+        }
+    }
+}
+
+/// Steps between what is read and what is on its way from memory.
+const AHEAD: usize = 4 * STEPS;
+
+/// Has the tile of lines that is read [`AHEAD`] steps later brought near; beyond the last step, that of the next
+/// strip. The lines lie apart, so that no prefetcher of the CPU sees where they go on.
+fn ahead(x: Source, steps: usize, line: usize, step: usize) {
+    let (mut line, mut step) = (line, step + AHEAD);
+    if step >= steps {
+        (line, step) = (line + BLOCK, step % STEPS + (step - steps) / STEPS * STEPS);
+    }
+    for i in line..line + SIDE {
+        let from = x.data.wrapping_add(i * x.lines + step);
+        // SAFETY: prefetching follows no pointer.
+        unsafe {
+            _mm_prefetch::<_MM_HINT_T0>(from.cast());
+            _mm_prefetch::<_MM_HINT_T0>(from.wrapping_add(16).cast());
         }
     }
 }
@@ -73,7 +109,7 @@ pub(super) unsafe fn strip(x: Source, form: Form, lines: usize, steps: usize, to
 /// Lines of neighbouring steps: `[line, pair of steps]`.
 ///
 /// # Safety
-/// As [`strip`].
+/// As [`pack`].
 #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
 unsafe fn along(from: *const f32, stride: usize, lines: usize, steps: usize) -> Pairs {
     let mut pairs = [_mm512_setzero_si512(); SIDE];
@@ -104,7 +140,7 @@ unsafe fn along(from: *const f32, stride: usize, lines: usize, steps: usize) -> 
 /// Steps of (mostly neighbouring) lines: `[pair of steps, line]`.
 ///
 /// # Safety
-/// As [`strip`].
+/// As [`pack`].
 #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
 unsafe fn across(
     from: *const f32,

@@ -10,6 +10,9 @@ use std::arch::x86_64::*;
 /// Rows and columns of a tile of C.
 pub(super) const SIDE: usize = 16;
 
+/// Rows and columns of a block of tiles.
+pub(super) const BLOCK: usize = 2 * SIDE;
+
 /// Steps of k in a tile of A or B.
 pub(super) const STEPS: usize = 32;
 
