@@ -102,7 +102,13 @@ fn ask_for_huge_pages(start: NonNull<f32>, bytes: usize) {
     if bytes >= HUGE_FROM {
         // SAFETY: whole pages inside the allocation, which begins at a page; the advice changes no content, and
         // a refusal changes nothing.
-        unsafe { libc::madvise(start.as_ptr().cast(), bytes / PAGE * PAGE, libc::MADV_HUGEPAGE) };
+        unsafe {
+            libc::madvise(
+                start.as_ptr().cast(),
+                bytes / PAGE * PAGE,
+                libc::MADV_HUGEPAGE,
+            )
+        };
     }
 }
 

@@ -65,9 +65,7 @@ impl Isa {
                     && is_x86_feature_detected!("avx512vl")
             }
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx512Bf16 => {
-                Isa::Avx512.available() && is_x86_feature_detected!("avx512bf16")
-            }
+            Isa::Avx512Bf16 => Isa::Avx512.available() && is_x86_feature_detected!("avx512bf16"),
             #[cfg(target_arch = "x86_64")]
             Isa::Amx => Isa::Avx512Bf16.available() && amx::granted(),
             #[cfg(not(target_arch = "x86_64"))]

@@ -260,12 +260,27 @@ impl Cognate {
         }
         let h = t.add(h, scaled(self.linear(p, o, &name("attn.o.weight"))));
         let n = t.rms_norm(h, p.var(&name("norm2.weight")), c.eps);
-        let gate = self.linear(p, n, &name("ffn.gate.weight"));
-        let up = self.linear(p, n, &name("ffn.up.weight"));
-        t.add(
-            h,
-            scaled(self.linear(p, t.swiglu(gate, up), &name("ffn.down.weight"))),
-        )
+        t.add(h, scaled(self.feed_forward(p, block, n)))
+    }
+
+    /// The feed-forward layer of a block: at once, unless something is to happen to one of its maps.
+    fn feed_forward(&self, p: &Bound, block: usize, n: Var) -> Var {
+        let [gate, up, down] =
+            ["gate", "up", "down"].map(|s| format!("blocks.{block}.ffn.{s}.weight"));
+        let plain = |name: &String| self.is_plain(name);
+        if !p.watches() && [&gate, &up, &down].into_iter().all(plain) {
+            let [gate, up, down] = [gate, up, down].map(|name| p.var(&name));
+            return p.tape.feed_forward(n, gate, up, down);
+        }
+        let hidden = p
+            .tape
+            .swiglu(self.linear(p, n, &gate), self.linear(p, n, &up));
+        self.linear(p, hidden, &down)
+    }
+
+    /// Whether a linear map is a product with its weights as they are.
+    fn is_plain(&self, name: &str) -> bool {
+        !self.packed.contains_key(name) && !self.ternary.contains_key(name)
     }
 
     /// One branch of the memory's inputs before its convolution: SiLU(W n).

@@ -212,11 +212,8 @@ impl Llama {
                 t.linear(t.attention(a, layout.clone()), w("self_attn.o_proj")),
             );
             let n = t.rms_norm(h, w("post_attention_layernorm"), c.eps);
-            let gated = t.swiglu(
-                t.linear(n, w("mlp.gate_proj")),
-                t.linear(n, w("mlp.up_proj")),
-            );
-            h = t.add(h, t.linear(gated, w("mlp.down_proj")));
+            let [gate, up, down] = ["mlp.gate_proj", "mlp.up_proj", "mlp.down_proj"].map(w);
+            h = t.add(h, t.feed_forward(n, gate, up, down));
             t.forget(begin, &[h]);
         }
         if let Some((cache, sequences)) = streaming {

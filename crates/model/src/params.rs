@@ -470,6 +470,11 @@ impl<'a> Bound<'a> {
         }
     }
 
+    /// Whether what enters linear maps is taken down.
+    pub(crate) fn watches(&self) -> bool {
+        self.inputs.is_some()
+    }
+
     /// The leaf of a parameter.
     #[track_caller]
     pub fn var(&self, name: &str) -> Var {

@@ -6,8 +6,8 @@
 //! The pool is process-wide, like the allocator that it stands in for, and counts live and peak bytes for
 //! the memory accounting of `forge plan`.
 
-pub use kernels::OutOfMemory;
 use kernels::Memory;
+pub use kernels::OutOfMemory;
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};

@@ -121,6 +121,15 @@ impl Sink {
         (buffer, beta)
     }
 
+    /// As [`Sink::target`], taken out, so that a kernel can write several at once; [`Sink::add`] puts it back.
+    pub(crate) fn take(&mut self, x: Var) -> (Tensor, f32) {
+        let i = x.0 as usize;
+        match self.grads[i].take() {
+            Some(sum) => (sum, 1.0),
+            None => (Tensor::dirty(&self.dims[i]), 0.0),
+        }
+    }
+
     /// Adds the product a b to the gradient of `x`, either operand transposed on request.
     #[track_caller]
     pub(crate) fn add_product(

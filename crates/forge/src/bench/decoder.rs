@@ -140,8 +140,7 @@ impl Decoder {
             let a = tape.attention(attended, layout.clone());
             h = tape.add(h, tape.linear(a, p[4]));
             let n = tape.rms_norm(h, p[5], EPS);
-            let gated = tape.swiglu(tape.linear(n, p[6]), tape.linear(n, p[7]));
-            h = tape.add(h, tape.linear(gated, p[8]));
+            h = tape.add(h, tape.feed_forward(n, p[6], p[7], p[8]));
         }
         let last = 1 + LAYERS * PER_LAYER;
         let h = tape.rms_norm(h, vars[last], EPS);

@@ -12,6 +12,8 @@
 //! arm64 goes through the `gemm` crate, sequentially over shards that follow from the shape.
 
 mod few;
+// The feed-forward layer, whose products stay together.
+pub mod ffn;
 mod mixed;
 #[cfg(not(target_arch = "aarch64"))]
 mod pack;
@@ -36,7 +38,7 @@ const PARALLEL_FROM: usize = 1 << 18;
 
 /// Shapes and strides of one product: A [m, k], B [k, n], C [m, n] with contiguous rows `rsc` apart.
 #[derive(Clone, Copy, Debug)]
-struct Shape {
+pub(in crate::cpu) struct Shape {
     m: usize,
     n: usize,
     k: usize,

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod attention;
+mod ffn;
 mod gemm;
 mod memory;
 mod paths;

@@ -1,7 +1,19 @@
 //! Linear maps, products, the causal convolution, and cross-entropy fused with the head.
 
-use crate::{Ids, Segments, Tape, Tensor, Var};
+use crate::{DType, Ids, Segments, Tape, Tensor, Var};
+use kernels::cpu::gemm::ffn;
 use kernels::cpu::{conv, loss};
+
+/// The operands x, gate, up and down of a feed-forward layer.
+fn layer([x, gate, up, down]: &[Tensor; 4]) -> ffn::Ffn<'_> {
+    ffn::Ffn {
+        x: x.data(),
+        gate: gate.data(),
+        up: up.data(),
+        down: down.data(),
+        width: x.cols(),
+    }
+}
 
 impl Tape {
     /// x [N, I] times w [O, I] transposed -> [N, O]; w may be bf16 where nothing is recorded.
@@ -29,6 +41,63 @@ impl Tape {
         self.push(out, &[a, b], move |dy, sink| {
             sink.add_product(a, dy, &bv, false, true);
             sink.add_product(b, &av, dy, true, false);
+        })
+    }
+
+    /// (SiLU(x gate^T) * (x up^T)) down^T for x [N, W], gate and up [F, W], down [W, F] -> [N, W]
+    ///
+    /// Where products of bf16 are fast the three stay together, so that what is between them is never in memory in
+    /// fp32; else it is three products.
+    #[track_caller]
+    pub fn feed_forward(&self, x: Var, gate: Var, up: Var, down: Var) -> Var {
+        let held = [x, gate, up, down].map(|v| self.value(v));
+        let [xv, g, u, d] = &held;
+        let (n, w, f) = (xv.rows(), xv.cols(), g.rows());
+        assert!(
+            g.cols() == w && u.dims() == g.dims() && d.rows() == w && d.cols() == f,
+            "feed_forward: x {:?}, gate {:?}, up {:?}, down {:?}",
+            xv.dims(),
+            g.dims(),
+            u.dims(),
+            d.dims()
+        );
+        let halves = [g, u, d].iter().any(|v| v.dtype() != DType::F32);
+        if halves || !ffn::suits(n, w, f) {
+            let hidden = self.swiglu(self.linear(x, gate), self.linear(x, up));
+            return self.linear(hidden, down);
+        }
+        self.count_flops(6 * n * w * f);
+        let mut out = Tensor::dirty(&[n, w]);
+        let inputs = [x, gate, up, down];
+        let kept = inputs.iter().any(|&v| self.needs_grad(v));
+        // Gate and up in bf16, in the place of one of them in fp32.
+        let mut room = Tensor::dirty(&[if kept { n * f } else { 0 }]);
+        let operands = layer(&held);
+        if kept {
+            let (gate, up) = ffn::halves(room.data_mut()).split_at_mut(n * f);
+            ffn::forward(&operands, out.data_mut(), Some(ffn::Kept { gate, up }));
+        } else {
+            ffn::forward(&operands, out.data_mut(), None);
+        }
+        self.push(out, &inputs, move |dy, sink| {
+            let (gate, up) = ffn::halves_of(room.data()).split_at(n * f);
+            let mut targets = inputs.map(|v| sink.wants(v).then(|| sink.take(v)));
+            let [x, g, u, d] = &mut targets;
+            fn gradient(t: &mut Option<(Tensor, f32)>) -> Option<(&mut [f32], f32)> {
+                t.as_mut().map(|(t, beta)| (t.data_mut(), *beta))
+            }
+            let grads = ffn::Gradients {
+                x: gradient(x),
+                gate: gradient(g),
+                up: gradient(u),
+                down: gradient(d),
+            };
+            ffn::backward(&layer(&held), gate, up, dy.data(), grads);
+            for (v, target) in inputs.into_iter().zip(targets) {
+                if let Some((gradient, _)) = target {
+                    sink.add(v, gradient);
+                }
+            }
         })
     }
 

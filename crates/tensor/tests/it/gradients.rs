@@ -95,6 +95,11 @@ fn elementwise() -> Vec<Case> {
             [x(&[131, 150]), y(&[131, 150])],
             |t, v| t.swiglu(v[0], v[1]),
         ),
+        case(
+            "feed_forward",
+            [x(&[5, 6]), y(&[9, 6]), x(&[9, 6]), y(&[6, 9])],
+            |t, v| t.feed_forward(v[0], v[1], v[2], v[3]),
+        ),
     ]
 }
 

@@ -130,9 +130,7 @@ fn every_path_gives_the_sums_of_plain_loops_alone_and_in_parallel() {
                 if let Some(unit) = mixed::unit(isa) {
                     check(isa.name(), &s, &want_mixed, &old, &|c, parallel| {
                         // SAFETY: as above; the CPU has the unit of an available path.
-                        unsafe {
-                            mixed::walk::run_on(unit, s, a.as_ptr(), b.as_ptr(), c, parallel)
-                        }
+                        unsafe { mixed::walk::run_on(unit, s, a.as_ptr(), b.as_ptr(), c, parallel) }
                     });
                 }
             }

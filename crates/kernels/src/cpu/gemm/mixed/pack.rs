@@ -13,27 +13,95 @@ type Pairs = [__m512i; SIDE];
 /// One operand: element (line, step) lies at `line * lines + step * steps`, where lines are rows of A or columns
 /// of B.
 #[derive(Clone, Copy)]
-pub(super) struct Source {
-    pub(super) data: *const f32,
-    pub(super) lines: usize,
-    pub(super) steps: usize,
+pub(in crate::cpu) struct Source<T> {
+    pub(in crate::cpu) data: *const T,
+    pub(in crate::cpu) lines: usize,
+    pub(in crate::cpu) steps: usize,
 }
 
-impl Source {
+impl<T> Source<T> {
     /// What begins at an element of it.
     ///
     /// # Safety
     /// The element is there.
-    pub(super) unsafe fn from(self, line: usize, step: usize) -> Self {
+    pub(in crate::cpu) unsafe fn from(self, line: usize, step: usize) -> Self {
         // SAFETY: promised by the caller.
         let data = unsafe { self.data.add(line * self.lines + step * self.steps) };
         Self { data, ..self }
     }
 }
 
+/// An element of an operand: fp32, rounded while it is packed, or bf16.
+pub(in crate::cpu) trait Element: Copy + Sync + Default {
+    /// The first `n` of 32 neighbours as bf16, zero beyond.
+    ///
+    /// # Safety
+    /// They are there, and the CPU has AVX-512 BW and BF16.
+    unsafe fn neighbours(from: *const Self, n: usize) -> __m512i;
+
+    /// The first `n` of 16 neighbours at `low` as bf16, and as many at `high` above them.
+    ///
+    /// # Safety
+    /// As [`Element::neighbours`].
+    unsafe fn two(low: *const Self, high: *const Self, n: usize) -> __m512i;
+}
+
+impl Element for f32 {
+    // SAFETY: as the trait says.
+    #[inline(always)]
+    unsafe fn neighbours(from: *const f32, n: usize) -> __m512i {
+        // SAFETY: promised by the caller; masked elements are not read.
+        unsafe {
+            if n >= STEPS {
+                return rounded(_mm512_loadu_ps(from), _mm512_loadu_ps(from.add(16)));
+            }
+            let beyond = from.wrapping_add(16);
+            rounded(
+                _mm512_maskz_loadu_ps(mask(n), from),
+                _mm512_maskz_loadu_ps(mask(n.saturating_sub(16)), beyond),
+            )
+        }
+    }
+
+    // SAFETY: as the trait says.
+    #[inline(always)]
+    unsafe fn two(low: *const f32, high: *const f32, n: usize) -> __m512i {
+        let mask = mask(n);
+        // SAFETY: promised by the caller; masked elements are not read.
+        unsafe {
+            rounded(
+                _mm512_maskz_loadu_ps(mask, low),
+                _mm512_maskz_loadu_ps(mask, high),
+            )
+        }
+    }
+}
+
+impl Element for u16 {
+    // SAFETY: as the trait says.
+    #[inline(always)]
+    unsafe fn neighbours(from: *const u16, n: usize) -> __m512i {
+        let mask = if n >= STEPS { !0 } else { (1 << n) - 1 };
+        // SAFETY: promised by the caller; masked elements are not read.
+        unsafe { _mm512_maskz_loadu_epi16(mask, from.cast()) }
+    }
+
+    // SAFETY: as the trait says.
+    #[inline(always)]
+    unsafe fn two(low: *const u16, high: *const u16, n: usize) -> __m512i {
+        let mask: __mmask32 = if n >= SIDE { 0xffff } else { (1 << n) - 1 };
+        // SAFETY: promised by the caller; masked elements are not read.
+        unsafe {
+            let low = _mm512_maskz_loadu_epi16(mask, low.cast());
+            let high = _mm512_maskz_loadu_epi16(mask, high.cast());
+            _mm512_inserti64x4::<1>(low, _mm512_castsi512_si256(high))
+        }
+    }
+}
+
 /// Which operand is packed.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Form {
+pub(in crate::cpu) enum Form {
     /// `[16 lines, 32 steps]`
     A,
     /// `[16 pairs of steps, 16 lines, 2]`
@@ -46,7 +114,13 @@ pub(super) enum Form {
 /// # Safety
 /// The source has these elements, `to` room for all tiles, and the CPU AVX-512 BW and BF16.
 #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
-pub(super) unsafe fn pack(x: Source, form: Form, lines: usize, steps: usize, to: *mut u16) {
+pub(in crate::cpu) unsafe fn pack<T: Element>(
+    x: Source<T>,
+    form: Form,
+    lines: usize,
+    steps: usize,
+    to: *mut u16,
+) {
     let tile = |line: usize, step: usize| {
         let start = line / BLOCK * BLOCK;
         let high = BLOCK.min(lines - start).div_ceil(SIDE);
@@ -91,17 +165,19 @@ const AHEAD: usize = 4 * STEPS;
 
 /// Has the tile of lines that is read [`AHEAD`] steps later brought near; beyond the last step, that of the next
 /// strip. The lines lie apart, so that no prefetcher of the CPU sees where they go on.
-fn ahead(x: Source, steps: usize, line: usize, step: usize) {
+fn ahead<T>(x: Source<T>, steps: usize, line: usize, step: usize) {
     let (mut line, mut step) = (line, step + AHEAD);
     if step >= steps {
         (line, step) = (line + BLOCK, step % STEPS + (step - steps) / STEPS * STEPS);
     }
     for i in line..line + SIDE {
-        let from = x.data.wrapping_add(i * x.lines + step);
+        let from = x.data.wrapping_add(i * x.lines + step).cast::<i8>();
         // SAFETY: prefetching follows no pointer.
         unsafe {
-            _mm_prefetch::<_MM_HINT_T0>(from.cast());
-            _mm_prefetch::<_MM_HINT_T0>(from.wrapping_add(16).cast());
+            _mm_prefetch::<_MM_HINT_T0>(from);
+            if size_of::<T>() > 2 {
+                _mm_prefetch::<_MM_HINT_T0>(from.wrapping_add(64));
+            }
         }
     }
 }
@@ -111,28 +187,18 @@ fn ahead(x: Source, steps: usize, line: usize, step: usize) {
 /// # Safety
 /// As [`pack`].
 #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
-unsafe fn along(from: *const f32, stride: usize, lines: usize, steps: usize) -> Pairs {
+unsafe fn along<T: Element>(from: *const T, stride: usize, lines: usize, steps: usize) -> Pairs {
     let mut pairs = [_mm512_setzero_si512(); SIDE];
     if lines == SIDE && steps == STEPS {
         for (i, pairs) in pairs.iter_mut().enumerate() {
             // SAFETY: promised by the caller.
-            let (low, high) = unsafe {
-                let from = from.add(i * stride);
-                (_mm512_loadu_ps(from), _mm512_loadu_ps(from.add(16)))
-            };
-            *pairs = rounded(low, high);
+            *pairs = unsafe { T::neighbours(from.add(i * stride), STEPS) };
         }
         return pairs;
     }
-    let (low, high) = (mask(steps), mask(steps.saturating_sub(16)));
     for (i, pairs) in pairs.iter_mut().enumerate().take(lines) {
-        // SAFETY: promised by the caller; masked elements are not read.
-        let (low, high) = unsafe {
-            let from = from.add(i * stride);
-            let beyond = from.wrapping_add(16);
-            (_mm512_maskz_loadu_ps(low, from), _mm512_maskz_loadu_ps(high, beyond))
-        };
-        *pairs = rounded(low, high);
+        // SAFETY: promised by the caller.
+        *pairs = unsafe { T::neighbours(from.add(i * stride), steps) };
     }
     pairs
 }
@@ -142,38 +208,41 @@ unsafe fn along(from: *const f32, stride: usize, lines: usize, steps: usize) -> 
 /// # Safety
 /// As [`pack`].
 #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
-unsafe fn across(
-    from: *const f32,
+unsafe fn across<T: Element>(
+    from: *const T,
     lines_apart: usize,
     steps_apart: usize,
     lines: usize,
     steps: usize,
 ) -> Pairs {
     let mut pairs = [_mm512_setzero_si512(); SIDE];
-    let mask = mask(lines);
     let interleave = _mm512_set_epi16(
-        31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24, 8, 23, 7, 22, 6, 21, 5, 20, 4, 19,
-        3, 18, 2, 17, 1, 16, 0,
+        31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24, 8, 23, 7, 22, 6, 21, 5, 20, 4,
+        19, 3, 18, 2, 17, 1, 16, 0,
     );
-    let read = |step: usize| {
-        if step >= steps {
-            return _mm512_setzero_ps();
-        }
-        let from = from.wrapping_add(step * steps_apart);
-        // SAFETY: promised by the caller; masked elements are not read.
-        unsafe {
-            if lines_apart == 1 {
-                return _mm512_maskz_loadu_ps(mask, from);
-            }
-            let mut line = [0.0f32; SIDE];
-            for (i, x) in line.iter_mut().enumerate().take(lines) {
-                *x = *from.add(i * lines_apart);
-            }
-            _mm512_loadu_ps(line.as_ptr())
-        }
-    };
+    let zeros = [T::default(); SIDE];
     for (i, pairs) in pairs.iter_mut().enumerate().take(steps.div_ceil(2)) {
-        let both = rounded(read(2 * i), read(2 * i + 1));
+        // SAFETY: promised by the caller; only steps that are there are read.
+        let both = unsafe {
+            let low = from.add(2 * i * steps_apart);
+            let high = if 2 * i + 1 < steps {
+                from.add((2 * i + 1) * steps_apart)
+            } else {
+                zeros.as_ptr()
+            };
+            if lines_apart == 1 {
+                T::two(low, high, lines)
+            } else {
+                let (mut x, mut y) = (zeros, zeros);
+                for line in 0..lines {
+                    x[line] = *low.add(line * lines_apart);
+                    if 2 * i + 1 < steps {
+                        y[line] = *high.add(line * lines_apart);
+                    }
+                }
+                T::two(x.as_ptr(), y.as_ptr(), SIDE)
+            }
+        };
         *pairs = _mm512_permutexvar_epi16(interleave, both);
     }
     pairs

@@ -8,13 +8,13 @@ use std::arch::asm;
 use std::arch::x86_64::*;
 
 /// Rows and columns of a tile of C.
-pub(super) const SIDE: usize = 16;
+pub(in crate::cpu) const SIDE: usize = 16;
 
 /// Rows and columns of a block of tiles.
-pub(super) const BLOCK: usize = 2 * SIDE;
+pub(in crate::cpu) const BLOCK: usize = 2 * SIDE;
 
 /// Steps of k in a tile of A or B.
-pub(super) const STEPS: usize = 32;
+pub(in crate::cpu) const STEPS: usize = 32;
 
 /// Elements of a tile of A or B.
 pub(super) const TILE: usize = SIDE * STEPS;
@@ -38,27 +38,29 @@ pub(super) type Kernel = unsafe fn(
 
 /// What multiplies bf16.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::cpu::gemm) enum Unit {
+pub(in crate::cpu) enum Unit {
     Amx,
     Pairs,
 }
 
 /// Tile registers of this thread, released when it goes out of scope: the system need not save them then.
-pub(super) struct Begun(Unit);
+pub(in crate::cpu) struct Begun(Unit);
 
-impl Unit {
-    pub(super) fn kernel(self) -> Kernel {
-        match self {
+impl Begun {
+    pub(super) fn kernel(&self) -> Kernel {
+        match self.0 {
             Unit::Amx => amx,
             Unit::Pairs => pairs,
         }
     }
+}
 
+impl Unit {
     /// Prepares this thread.
     ///
     /// # Safety
     /// The CPU has the unit, and the system lets the process use it.
-    pub(super) unsafe fn begin(self) -> Begun {
+    pub(in crate::cpu) unsafe fn begin(self) -> Begun {
         if self == Unit::Amx {
             // Palette 1: eight tiles of 16 rows of 64 bytes.
             #[repr(C, align(64))]
@@ -186,8 +188,16 @@ unsafe fn amx(
     c: *mut f32,
     rsc: usize,
 ) {
-    // SAFETY: passed on from the caller.
+    // SAFETY: passed on from the caller; prefetches follow no pointer.
     unsafe {
+        if high + wide == 4 {
+            // C is on its way while the tiles are computed.
+            for i in 0..BLOCK {
+                let c = c.wrapping_add(i * rsc).cast::<i8>();
+                _mm_prefetch::<_MM_HINT_ET0>(c);
+                _mm_prefetch::<_MM_HINT_ET0>(c.wrapping_add(64));
+            }
+        }
         match (high, wide) {
             (2, 2) => amx_2x2(steps, a, b, add, c, rsc),
             (2, 1) => amx_2x1(steps, a, b, add, c, rsc),
@@ -259,7 +269,11 @@ pub(super) unsafe fn merge(
 ) {
     let (alpha, old) = (_mm512_set1_ps(alpha), _mm512_set1_ps(beta));
     for j in (0..cols).step_by(SIDE) {
-        let mask: __mmask16 = if cols - j >= SIDE { !0 } else { (1 << (cols - j)) - 1 };
+        let mask: __mmask16 = if cols - j >= SIDE {
+            !0
+        } else {
+            (1 << (cols - j)) - 1
+        };
         for i in 0..rows {
             // SAFETY: promised by the caller; masked elements are not touched.
             unsafe {
