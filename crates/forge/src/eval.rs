@@ -10,6 +10,7 @@ use data::{Document, Item, Split};
 use model::Batch;
 use serde_json::{Map, Value, json};
 use std::path::{Path, PathBuf};
+use tensor::precision::Precision;
 use train::evaluate::{self, TextScore};
 use train::report::{MAX_LEN, MOST_NEW};
 
@@ -33,6 +34,7 @@ pub(crate) struct EvalArgs {
 
 pub(crate) fn eval(args: &EvalArgs, common: &Common) -> Result<u8> {
     let model = models::load(&args.model, args.tokenizer.as_deref(), common)?;
+    tensor::precision::select(precision(&model)).map_err(anyhow::Error::msg)?;
     let own = own_data(&model)?;
     let mut result = Map::new();
     let text = match &args.text {
@@ -125,6 +127,21 @@ fn shown(result: &Value) -> String {
         );
     }
     out
+}
+
+/// The precision that the run which the model lies in computes with, so that its figures come out again; fp32 for
+/// any other model.
+fn precision(model: &Loaded) -> Precision {
+    let header = model.run_folder().map(|r| r.join("recipe.json"));
+    let header = header.and_then(|path| std::fs::read(path).ok());
+    let header: Value = header
+        .and_then(|bytes| serde_json::from_slice(&bytes).ok())
+        .unwrap_or_default();
+    if header["precision"] == Precision::Bf16.name() {
+        Precision::Bf16
+    } else {
+        Precision::F32
+    }
 }
 
 /// The data of the run that the model lies in.

@@ -38,6 +38,7 @@ struct Phase {
 
 pub(crate) fn plan(args: &PlanArgs, common: &Common) -> Result<u8> {
     let recipe = recipes::load(&args.recipe, &common.set)?;
+    tensor::precision::select(recipe.precision.resolved()).map_err(anyhow::Error::msg)?;
     let config = recipe.model.config();
     let speed = calibrate(&config, &recipe);
     let phases = phases(&recipe, &config, &speed);
@@ -173,7 +174,12 @@ fn phases(recipe: &Recipe, config: &Config, speed: &Speed) -> Vec<Phase> {
         0 => c.tokens_per_step,
         n => n.min(c.tokens_per_step),
     };
-    let lines = memory::training_step(config, rows, c.optim.grokfast_lambda > 0.0);
+    let lines = memory::training_step(
+        config,
+        rows,
+        c.optim.grokfast_lambda > 0.0,
+        recipe.precision.resolved(),
+    );
     let sum = |names: &[&str]| -> u64 {
         let of = |l: &&Line| names.is_empty() || names.contains(&l.name);
         lines.iter().filter(of).map(|l| l.bytes).sum()

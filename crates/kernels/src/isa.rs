@@ -81,7 +81,7 @@ impl Isa {
         }
     }
 
-    /// Whether products of bf16 operands are faster on it than those of fp32.
+    /// Whether it has products of bf16 operands.
     pub fn multiplies_bf16(self) -> bool {
         matches!(self, Isa::Avx512Bf16 | Isa::Amx)
     }

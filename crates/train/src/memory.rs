@@ -8,6 +8,7 @@
 use model::params::Role;
 use model::{Config, Part};
 use std::path::Path;
+use tensor::precision::Precision;
 
 /// Bytes that this process may use, and where the limit comes from.
 pub fn limit() -> (u64, &'static str) {
@@ -76,7 +77,12 @@ const ROUNDING: f64 = 1.05;
 const PROGRAM: u64 = 8 << 20;
 
 /// Bytes of a training step with `rows` rows in a micro-batch, whose passes of the core are drawn for each row.
-pub fn training_step(config: &Config, rows: usize, grokfast: bool) -> Vec<Line> {
+pub fn training_step(
+    config: &Config,
+    rows: usize,
+    grokfast: bool,
+    precision: Precision,
+) -> Vec<Line> {
     let passes = (1 + config.passes) as f64 / 2.0;
     let specs = model::params::specification(config);
     let size = |f: &dyn Fn(&model::params::Spec) -> bool| {
@@ -93,7 +99,14 @@ pub fn training_step(config: &Config, rows: usize, grokfast: bool) -> Vec<Line> 
     let slow = if grokfast { params - embedding } else { 0 };
     let (w, f) = (config.width as f64, config.ffn as f64);
     // What the operations of `model::cognate::Cognate::block` hold of each row for their backward pass.
-    let block = 10.0 * w + 3.0 * f;
+    // Gate, up and their product in fp32; or, where the feed-forward layer is one operation, the first two in bf16.
+    let whole = precision == Precision::Bf16 && tensor::isa::detect().multiplies_bf16();
+    let (hidden, changing) = if whole {
+        (f, 1.5 * f)
+    } else {
+        (3.0 * f, 3.0 * f)
+    };
+    let block = 10.0 * w + hidden;
     let memory = 18.0 * w + 8.0 * config.heads as f64;
     // Rows that sit a pass out still lend their keys and values.
     let lent = 2.0 * w * (config.passes as f64 - passes);
@@ -108,7 +121,7 @@ pub fn training_step(config: &Config, rows: usize, grokfast: bool) -> Vec<Line> 
         .sum();
     let around = passes * 5.0 * w + 3.0 * w;
     // The gradients of one block that are alive together.
-    let backward = 4.0 * w + 3.0 * f;
+    let backward = 4.0 * w + changing;
     let row = (blocks + around + backward) * ROUNDING;
     let activations = (rows as f64 * row * 4.0) as u64;
     let logits = 512.min(rows as u64) * (config.vocab as u64 + 2 * config.width as u64) * 4;

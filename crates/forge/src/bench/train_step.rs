@@ -159,7 +159,12 @@ fn cognate(args: &TrainStepArgs, common: &Common) -> Result<Timed> {
     }
     seconds.remove(0);
     let grokfast = recipe.cognate.optim.grokfast_lambda > 0.0;
-    let lines = memory::training_step(&config, args.batch * args.sequence, grokfast);
+    let lines = memory::training_step(
+        &config,
+        args.batch * args.sequence,
+        grokfast,
+        tensor::precision::in_use(),
+    );
     Ok(Timed {
         params: model.params.count(),
         seconds,

@@ -9,7 +9,7 @@
 //! order; the prefix gradient is summed over segments in order afterwards.
 
 use super::elementwise::dot;
-use super::gemm::gemm_seq;
+use super::gemm::{gemm_seq, gemm_shared};
 use super::scratch;
 use super::shared::Shared;
 use crate::isa::multiversion;
@@ -324,7 +324,7 @@ pub fn forward(o: &Operands, layout: &Layout, out: &mut [f32], lse: &mut [f32], 
         out.len() == o.q.len() && lse.len() * o.width == o.q.len() && max.len() == o.heads,
         "attention: lengths of the outputs"
     );
-    let (hd, ks, qs) = (o.width, o.kv_heads * o.width, o.heads * o.width);
+    let (ks, qs) = (o.kv_heads * o.width, o.heads * o.width);
     let group = o.heads / o.kv_heads;
     let prefix = o.prefix.map_or(0, |(k, _)| k.len() / ks);
     let tasks = layout.queries.len() * o.kv_heads;
@@ -361,14 +361,8 @@ pub fn forward(o: &Operands, layout: &Layout, out: &mut [f32], lse: &mut [f32], 
                             // SAFETY: element (row, head) belongs to this task.
                             unsafe { lse.slice(i * o.heads + head, 1)[0] = l };
                         }
-                        for i in b.rows.clone() {
-                            // SAFETY: this head's columns of row i belong to this task.
-                            unsafe { out.slice(i * qs + head * hd, hd) }.fill(0.0);
-                        }
-                        weighted(o, layout, &b, scores, kv, key0, |r| {
-                            // SAFETY: as above; the closure hands out one row at a time.
-                            unsafe { out.slice((b.rows.start + r) * qs + head * hd, hd) }
-                        });
+                        // SAFETY: this head's columns of these rows belong to this task.
+                        unsafe { weighted(o, layout, &b, scores, kv, key0, out, head) };
                     }
                 });
             }
@@ -385,41 +379,48 @@ pub fn forward(o: &Operands, layout: &Layout, out: &mut [f32], lse: &mut [f32], 
     }
 }
 
-/// Adds the weighted sum of the values to each row of the block.
-fn weighted<'a>(
+/// The weighted sums of the values of a block's rows, for one head.
+///
+/// # Safety
+/// The head's columns of these rows of `out` belong to this task.
+#[allow(clippy::too_many_arguments)]
+unsafe fn weighted(
     o: &Operands,
     layout: &Layout,
     b: &Block,
     p: &[f32],
     kv: usize,
     key0: usize,
-    row: impl Fn(usize) -> &'a mut [f32],
+    out: Shared,
+    head: usize,
 ) {
-    let (hd, ks) = (o.width, o.kv_heads * o.width);
+    let (hd, ks, qs) = (o.width, o.kv_heads * o.width, o.heads * o.width);
     let seen = b.hi - b.lo;
     let values = &o.v[(key0 + b.lo) * ks + kv * hd..];
-    scratch::with(b.len() * hd, |acc| {
-        gemm_seq(
+    let scores = &p[b.prefix..];
+    let at = b.rows.start * qs + head * hd;
+    // SAFETY: promised by the caller.
+    unsafe {
+        gemm_shared(
             b.len(),
             hd,
             seen,
             1.0,
-            &p[b.prefix..],
+            scores,
             b.columns,
             1,
             values,
             ks,
             1,
             0.0,
-            acc,
-            hd,
+            out,
+            at,
+            qs,
         );
-        for r in 0..b.len() {
-            axpy(row(r), &acc[r * hd..][..hd], 1.0);
-        }
-    });
+    }
     for (r, i) in b.rows.clone().enumerate() {
-        let out = row(r);
+        // SAFETY: as above.
+        let out = unsafe { out.slice(i * qs + head * hd, hd) };
         if let Some((_, v)) = o.prefix {
             for j in 0..b.prefix {
                 axpy(out, &v[j * ks + kv * hd..][..hd], p[r * b.columns + j]);
@@ -492,9 +493,8 @@ pub fn backward(
             for rows in blocks(&layout.queries[s]) {
                 let b = Block::new(layout, rows, prefix);
                 let (n, seen) = (b.len(), b.hi - b.lo);
-                scratch::with(2 * n * b.columns + (seen + n) * hd, |scratch| {
-                    let (p, rest) = scratch.split_at_mut(n * b.columns);
-                    let (dp, acc) = rest.split_at_mut(n * b.columns);
+                scratch::with(2 * n * b.columns, |scratch| {
+                    let (p, dp) = scratch.split_at_mut(n * b.columns);
                     for g in 0..group {
                         let head = kv * group + g;
                         products(
@@ -530,27 +530,23 @@ pub fn backward(
                         }
                         let dy_block = &dy[b.rows.start * qs + head * hd..];
                         // dV += P^T dY over the window, the prefix and the extra keys
-                        gemm_seq(
-                            seen,
-                            hd,
-                            n,
-                            1.0,
-                            &p[b.prefix..],
-                            1,
-                            b.columns,
-                            dy_block,
-                            qs,
-                            1,
-                            0.0,
-                            acc,
-                            hd,
-                        );
-                        for j in 0..seen {
-                            // SAFETY: key rows of segment s, columns of head kv: this task alone.
-                            axpy(
-                                unsafe { dv.slice((key0 + b.lo + j) * ks + kv * hd, hd) },
-                                &acc[j * hd..][..hd],
+                        // SAFETY: key rows of segment s, columns of head kv: this task alone.
+                        unsafe {
+                            gemm_shared(
+                                seen,
+                                hd,
+                                n,
                                 1.0,
+                                &p[b.prefix..],
+                                1,
+                                b.columns,
+                                dy_block,
+                                qs,
+                                1,
+                                1.0,
+                                dv,
+                                (key0 + b.lo) * ks + kv * hd,
+                                ks,
                             );
                         }
                         let (part_k, part_v) = part.split_at_mut(prefix * hd);
@@ -581,78 +577,80 @@ pub fn backward(
                             score_gradient(&mut p[r * b.columns..][..b.columns], row, delta);
                         }
                         let q_block = &o.q[b.rows.start * qs + head * hd..];
-                        gemm_seq(
-                            seen,
-                            hd,
-                            n,
-                            o.scale,
-                            &p[b.prefix..],
-                            1,
-                            b.columns,
-                            q_block,
-                            qs,
-                            1,
-                            0.0,
-                            acc,
-                            hd,
-                        );
-                        for j in 0..seen {
-                            // SAFETY: as for dv.
-                            axpy(
-                                unsafe { dk.slice((key0 + b.lo + j) * ks + kv * hd, hd) },
-                                &acc[j * hd..][..hd],
+                        let to_q = b.rows.start * qs + head * hd;
+                        // SAFETY: as for dv; query rows of segment s, columns of this head: this task alone.
+                        unsafe {
+                            gemm_shared(
+                                seen,
+                                hd,
+                                n,
+                                o.scale,
+                                &p[b.prefix..],
+                                1,
+                                b.columns,
+                                q_block,
+                                qs,
+                                1,
                                 1.0,
+                                dk,
+                                (key0 + b.lo) * ks + kv * hd,
+                                ks,
+                            );
+                            gemm_shared(
+                                n,
+                                hd,
+                                seen,
+                                o.scale,
+                                &p[b.prefix..],
+                                b.columns,
+                                1,
+                                &o.k[(key0 + b.lo) * ks + kv * hd..],
+                                ks,
+                                1,
+                                1.0,
+                                dq,
+                                to_q,
+                                qs,
                             );
                         }
-                        gemm_seq(
-                            n,
-                            hd,
-                            seen,
-                            o.scale,
-                            &p[b.prefix..],
-                            b.columns,
-                            1,
-                            &o.k[(key0 + b.lo) * ks + kv * hd..],
-                            ks,
-                            1,
-                            0.0,
-                            acc,
-                            hd,
-                        );
                         if prefix > 0 {
                             gemm_seq(
                                 prefix, hd, n, o.scale, p, 1, b.columns, q_block, qs, 1, 1.0,
                                 part_k, hd,
                             );
                             let (pk, _) = o.prefix.expect("prefix rows were counted from it");
-                            gemm_seq(
-                                n,
-                                hd,
-                                prefix,
-                                o.scale,
-                                p,
-                                b.columns,
-                                1,
-                                &pk[kv * hd..],
-                                ks,
-                                1,
-                                1.0,
-                                acc,
-                                hd,
-                            );
+                            // SAFETY: as above.
+                            unsafe {
+                                gemm_shared(
+                                    n,
+                                    hd,
+                                    prefix,
+                                    o.scale,
+                                    p,
+                                    b.columns,
+                                    1,
+                                    &pk[kv * hd..],
+                                    ks,
+                                    1,
+                                    1.0,
+                                    dq,
+                                    to_q,
+                                    qs,
+                                );
+                            }
                         }
+                        let (Some((ek, _)), Some((keys, _))) = (extra, o.extra) else {
+                            continue;
+                        };
                         for (r, i) in b.rows.clone().enumerate() {
                             // SAFETY: query rows of segment s, columns of this head: this task alone.
                             let dq = unsafe { dq.slice(i * qs + head * hd, hd) };
-                            axpy(dq, &acc[r * hd..][..hd], 1.0);
-                            if let (Some((ek, _)), Some((keys, _))) = (extra, o.extra) {
-                                for (c, j) in layout.extra[i].clone().enumerate() {
-                                    let ds = p[r * b.columns + b.extra_at() + c] * o.scale;
-                                    let at = j as usize * ks + kv * hd;
-                                    axpy(dq, &keys[at..][..hd], ds);
-                                    // SAFETY: as for the extra values.
-                                    axpy(unsafe { ek.slice(at, hd) }, &q_block[r * qs..][..hd], ds);
-                                }
+                            for (c, j) in layout.extra[i].clone().enumerate() {
+                                let ds = p[r * b.columns + b.extra_at() + c] * o.scale;
+                                let at = j as usize * ks + kv * hd;
+                                axpy(dq, &keys[at..][..hd], ds);
+                                // SAFETY: as for the extra values.
+                                axpy(unsafe { ek.slice(at, hd) }, &q_block[r * qs..][..hd], ds);
                             }
                         }
                     }

@@ -28,6 +28,7 @@ mod product;
 mod product;
 
 use super::scratch;
+use super::shared::Shared;
 use crate::isa::multiversion;
 use crate::math::from_bf16;
 use crate::precision::{self, Precision};
@@ -142,7 +143,7 @@ pub fn gemm_bf16(m: usize, n: usize, k: usize, a: &[f32], b: &[u16], c: &mut [f3
         };
         let parallel = m * n * k >= PARALLEL_FROM;
         // SAFETY: the assertion above bounds every element; C is exclusively borrowed.
-        return unsafe { few::run(shape, a.as_ptr(), b.as_ptr(), c, parallel) };
+        return unsafe { few::run(shape, a.as_ptr(), b.as_ptr(), Shared::new(c), parallel) };
     }
     let rows = (MOST_WIDENED / k).max(1);
     scratch::with(rows.min(n) * k, |wide| {
@@ -208,6 +209,46 @@ pub(crate) fn gemm_bare(m: usize, n: usize, k: usize, a: &[f32], b: &[f32], c: &
     unsafe { product::bare(m, n, k, a.as_ptr(), b.as_ptr(), c.as_mut_ptr()) }
 }
 
+/// As [`gemm_seq`] into part of an output that tasks share: C begins at element `at`.
+///
+/// # Safety
+/// The elements of C lie in the output and belong to the calling task alone.
+#[allow(clippy::too_many_arguments)]
+pub(super) unsafe fn gemm_shared(
+    m: usize,
+    n: usize,
+    k: usize,
+    alpha: f32,
+    a: &[f32],
+    rsa: usize,
+    csa: usize,
+    b: &[f32],
+    rsb: usize,
+    csb: usize,
+    beta: f32,
+    c: Shared,
+    at: usize,
+    rsc: usize,
+) {
+    check(m, k, rsa, csa, a.len(), "A");
+    check(k, n, rsb, csb, b.len(), "B");
+    let shape = Shape {
+        m,
+        n,
+        k,
+        rsa,
+        csa,
+        rsb,
+        csb,
+        rsc,
+        alpha,
+        beta,
+        upper: false,
+    };
+    // SAFETY: the checks bound A and B, the caller C.
+    unsafe { run(shape, a, b, c.from(at), false) }
+}
+
 #[allow(clippy::too_many_arguments)]
 fn start(
     m: usize,
@@ -242,26 +283,28 @@ fn start(
         beta,
         upper,
     };
-    if m == 0 || n == 0 {
-        return;
-    }
-    if k == 0 {
-        for row in c.chunks_mut(rsc.max(n)).take(m) {
-            let row = &mut row[..n];
-            if beta == 0.0 {
-                row.fill(0.0);
-            } else {
-                row.iter_mut().for_each(|x| *x *= beta);
-            }
-        }
-        return;
-    }
     // SAFETY: the three checks bound every element that the product touches; C is exclusively borrowed.
+    unsafe { run(shape, a, b, Shared::new(c), parallel) }
+}
+
+/// # Safety
+/// A, B and C cover what `s` addresses, and C belongs to the caller.
+unsafe fn run(s: Shape, a: &[f32], b: &[f32], c: Shared, parallel: bool) {
+    if s.m == 0 || s.n == 0 {
+        return;
+    }
+    // SAFETY: promised by the caller.
     unsafe {
-        if precision::in_use() == Precision::Bf16 && mixed::suits(&shape) {
-            mixed::run(shape, a.as_ptr(), b.as_ptr(), c, parallel)
+        if s.k == 0 {
+            for row in 0..s.m {
+                for x in c.slice(row * s.rsc, s.n) {
+                    *x = if s.beta == 0.0 { 0.0 } else { s.beta * *x };
+                }
+            }
+        } else if precision::in_use() == Precision::Bf16 && mixed::suits(&s) {
+            mixed::run(s, a.as_ptr(), b.as_ptr(), c, parallel);
         } else {
-            product::run(shape, a.as_ptr(), b.as_ptr(), c, parallel)
+            product::run(s, a.as_ptr(), b.as_ptr(), c, parallel);
         }
     }
 }

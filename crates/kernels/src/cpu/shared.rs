@@ -14,6 +14,15 @@ impl Shared {
         Self(x.as_mut_ptr())
     }
 
+    /// The output from an element on.
+    ///
+    /// # Safety
+    /// The element lies in the buffer.
+    pub(super) unsafe fn from(self, at: usize) -> Self {
+        // SAFETY: promised by the caller.
+        Self(unsafe { self.0.add(at) })
+    }
+
     /// The start of the output.
     pub(super) fn get(self) -> *mut f32 {
         self.0

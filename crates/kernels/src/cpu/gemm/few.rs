@@ -121,7 +121,7 @@ pub(super) unsafe fn run<T: Element>(
     s: Shape,
     a: *const f32,
     b: *const T,
-    c: &mut [f32],
+    c: Shared,
     parallel: bool,
 ) {
     // SAFETY: promised by the caller; the CPU has the path that was detected.
@@ -137,12 +137,12 @@ pub(super) unsafe fn run_on<T: Element>(
     s: Shape,
     a: *const f32,
     b: *const T,
-    c: &mut [f32],
+    c: Shared,
     parallel: bool,
 ) {
     debug_assert!(s.csa == 1 && s.rsb == 1);
     let sums = T::sums(isa);
-    let (o, c) = (Operands { a, b, sums }, Shared::new(c));
+    let o = Operands { a, b, sums };
     let wide = if s.m < ROWS && s.k >= LONG {
         T::STREAMS
     } else {

@@ -13,7 +13,7 @@ pub(in crate::cpu) mod tile;
 pub(in crate::cpu) mod walk;
 
 use super::{Shape, product};
-use crate::cpu::scratch;
+use crate::cpu::{scratch, shared::Shared};
 use crate::math::{from_bf16, to_bf16};
 
 /// Products with fewer rows, columns or steps than this are left in fp32: filling tiles up costs more than it saves.
@@ -28,7 +28,7 @@ pub(super) fn suits(s: &Shape) -> bool {
 ///
 /// # Safety
 /// A, B and C cover what `s` addresses; m, n, k are not 0.
-pub(super) unsafe fn run(s: Shape, a: *const f32, b: *const f32, c: &mut [f32], parallel: bool) {
+pub(super) unsafe fn run(s: Shape, a: *const f32, b: *const f32, c: Shared, parallel: bool) {
     // SAFETY: promised by the caller; the CPU has the unit of the path in use.
     unsafe {
         #[cfg(target_arch = "x86_64")]
@@ -58,7 +58,7 @@ pub(super) unsafe fn rounded(
     mut s: Shape,
     a: *const f32,
     b: *const f32,
-    c: &mut [f32],
+    c: Shared,
     parallel: bool,
 ) {
     let (m, n, k) = (s.m, s.n, s.k);

@@ -10,8 +10,8 @@ use rayon::prelude::*;
 
 /// # Safety
 /// A, B and C cover what `s` addresses.
-pub(super) unsafe fn run(s: Shape, a: *const f32, b: *const f32, c: &mut [f32], parallel: bool) {
-    let (a, b, c) = (Source(a), Source(b), Shared::new(c));
+pub(super) unsafe fn run(s: Shape, a: *const f32, b: *const f32, c: Shared, parallel: bool) {
+    let (a, b) = (Source(a), Source(b));
     if !parallel {
         // SAFETY: promised by the caller.
         return unsafe { block(s, a, b, c.get()) };

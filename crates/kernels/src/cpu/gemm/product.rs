@@ -64,7 +64,7 @@ impl Operands {
 
 /// # Safety
 /// A, B and C cover what `s` addresses; m, n, k are not 0.
-pub(super) unsafe fn run(s: Shape, a: *const f32, b: *const f32, c: &mut [f32], parallel: bool) {
+pub(super) unsafe fn run(s: Shape, a: *const f32, b: *const f32, c: Shared, parallel: bool) {
     // SAFETY: promised by the caller; the CPU has the path that was detected.
     unsafe {
         if few::suits(&s) {
@@ -103,16 +103,10 @@ pub(super) unsafe fn run_on(
     s: Shape,
     a: *const f32,
     b: *const f32,
-    c: &mut [f32],
+    c: Shared,
     parallel: bool,
 ) {
-    let o = Operands {
-        a,
-        b,
-        c: Shared::new(c),
-        s,
-        path,
-    };
+    let o = Operands { a, b, c, s, path };
     let whole = (MOST_PACKED / DEPTH.min(s.k) / path.cols).max(1) * path.cols;
     for lo in (0..s.n).step_by(whole) {
         for from in (0..s.k).step_by(DEPTH) {

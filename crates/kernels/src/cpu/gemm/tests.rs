@@ -2,6 +2,7 @@
 
 use super::tile::{Path, path, scalar};
 use super::{Shape, few, gemm_bf16, mixed, product};
+use crate::cpu::shared::Shared;
 use crate::isa;
 use crate::math::{from_bf16, to_bf16};
 use crate::random::Counted;
@@ -116,21 +117,32 @@ fn every_path_gives_the_sums_of_plain_loops_alone_and_in_parallel() {
             for (name, path) in tiles() {
                 check(name, &s, &want, &old, &|c, parallel| {
                     // SAFETY: the operands have the sizes of the shape; the CPU has these paths.
-                    unsafe { product::run_on(path, s, a.as_ptr(), b.as_ptr(), c, parallel) }
+                    unsafe {
+                        product::run_on(path, s, a.as_ptr(), b.as_ptr(), Shared::new(c), parallel)
+                    }
                 });
             }
             let near = |x: &[f32]| x.iter().map(|&x| from_bf16(to_bf16(x))).collect::<Vec<_>>();
             let want_mixed = wanted(&s, &near(&a), &near(&b), &old);
             check("rounded", &s, &want_mixed, &old, &|c, parallel| {
                 // SAFETY: as above.
-                unsafe { mixed::rounded(s, a.as_ptr(), b.as_ptr(), c, parallel) }
+                unsafe { mixed::rounded(s, a.as_ptr(), b.as_ptr(), Shared::new(c), parallel) }
             });
             #[cfg(target_arch = "x86_64")]
             for isa in isa::available() {
                 if let Some(unit) = mixed::unit(isa) {
                     check(isa.name(), &s, &want_mixed, &old, &|c, parallel| {
                         // SAFETY: as above; the CPU has the unit of an available path.
-                        unsafe { mixed::walk::run_on(unit, s, a.as_ptr(), b.as_ptr(), c, parallel) }
+                        unsafe {
+                            mixed::walk::run_on(
+                                unit,
+                                s,
+                                a.as_ptr(),
+                                b.as_ptr(),
+                                Shared::new(c),
+                                parallel,
+                            )
+                        }
                     });
                 }
             }
@@ -141,11 +153,22 @@ fn every_path_gives_the_sums_of_plain_loops_alone_and_in_parallel() {
                 for isa in isa::available() {
                     check(isa.name(), &s, &want, &old, &|c, parallel| {
                         // SAFETY: as above.
-                        unsafe { few::run_on(isa, s, a.as_ptr(), b.as_ptr(), c, parallel) }
+                        unsafe {
+                            few::run_on(isa, s, a.as_ptr(), b.as_ptr(), Shared::new(c), parallel)
+                        }
                     });
                     check(isa.name(), &s, &want_narrow, &old, &|c, parallel| {
                         // SAFETY: as above.
-                        unsafe { few::run_on(isa, s, a.as_ptr(), narrow.as_ptr(), c, parallel) }
+                        unsafe {
+                            few::run_on(
+                                isa,
+                                s,
+                                a.as_ptr(),
+                                narrow.as_ptr(),
+                                Shared::new(c),
+                                parallel,
+                            )
+                        }
                     });
                 }
                 if (alpha, beta) == (-1.0, 0.0) {

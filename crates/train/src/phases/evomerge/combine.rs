@@ -222,12 +222,16 @@ pub fn degenerate(child: &Child, parents: &Parents) -> Option<String> {
         if let Some(i) = tensor.iter().position(|x| !x.is_finite()) {
             return Some(format!("{name}[{i}] is {}", tensor[i]));
         }
-        if constant(tensor) && parents.models.iter().all(|m| !constant(&m[name])) {
+        let telling = tensor.len() >= LEAST_TELLING;
+        if telling && constant(tensor) && parents.models.iter().all(|m| !constant(&m[name])) {
             return Some(format!("{name} has lost its variance"));
         }
     }
     None
 }
+
+/// Elements below which a tensor, such as one gain a head, may come out constant by chance.
+const LEAST_TELLING: usize = 16;
 
 /// Variance at most 1e-8 of the mean square: free of the tensor's scale, true for all zeros.
 fn constant(tensor: &[f32]) -> bool {

@@ -424,5 +424,5 @@ fn summed_over_rows<A: Element, B: Element>(
         upper: false,
     };
     // SAFETY: the operands have just been checked; the CPU has the unit.
-    unsafe { walk::run_on(unit, s, a.as_ptr(), b.as_ptr(), c, true) }
+    unsafe { walk::run_on(unit, s, a.as_ptr(), b.as_ptr(), Shared::new(c), true) }
 }

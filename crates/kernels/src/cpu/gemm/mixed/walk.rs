@@ -70,12 +70,11 @@ pub(in crate::cpu) unsafe fn run_on<A: Element, B: Element>(
     s: Shape,
     a: *const A,
     b: *const B,
-    c: &mut [f32],
+    c: Shared,
     parallel: bool,
 ) {
     let deep = s.k.next_multiple_of(STEPS);
     let whole = (MOST_PACKED / deep).max(1).next_multiple_of(BLOCK);
-    let c = Shared::new(c);
     for lo in (0..s.n).step_by(whole) {
         let columns = lo..(lo + whole).min(s.n);
         let elements = columns.len().next_multiple_of(SIDE) * deep;
