@@ -2,11 +2,19 @@
 
 use crate::cpu::gemm;
 use crate::isa::multiversion;
+use crate::math::to_bf16;
+use crate::precision::{self, Precision};
 use rayon::prelude::*;
 
 /// Runs the tile loop of matrix products on every thread of the pool at once, over operands that lie in the
-/// first-level cache, `times` times each; gives the floating-point operations of all threads.
+/// first-level cache, `times` times each, in the precision in use; gives the floating-point operations of all
+/// threads.
 pub fn tiles(times: usize) -> f64 {
+    if precision::in_use() == Precision::Bf16
+        && let Some(operations) = tiles_of_bf16(times)
+    {
+        return operations;
+    }
     // Whole tiles of every path, and less than 32 KiB.
     const ROWS: usize = 12;
     const COLUMNS: usize = 32;
@@ -20,6 +28,23 @@ pub fn tiles(times: usize) -> f64 {
         std::hint::black_box(&c);
     });
     (2 * ROWS * COLUMNS * DEPTH * times) as f64 * threads.len() as f64
+}
+
+/// As [`tiles`], of bf16; none where the CPU has no products of it.
+fn tiles_of_bf16(times: usize) -> Option<f64> {
+    const SIDE: usize = 32;
+    const DEPTH: usize = 256;
+    let threads = rayon::broadcast(|_| {
+        // Numbers as activations have them: how much current a tile draws depends on its bits.
+        let values = (0..SIDE * DEPTH).map(|i| to_bf16((i * 7919 % 1000) as f32 / 500.0 - 1.0));
+        let values: Vec<u16> = values.collect();
+        let mut c = vec![0.0; SIDE * SIDE];
+        let done = gemm::gemm_bare_bf16(times, DEPTH, &values, &values, &mut c);
+        std::hint::black_box(&c);
+        done
+    });
+    let all = (2 * SIDE * SIDE * DEPTH * times) as f64 * threads.len() as f64;
+    threads.iter().all(|done| *done).then_some(all)
 }
 
 multiversion! {
@@ -44,12 +69,18 @@ pub fn read(data: &[f32]) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::isa;
 
     #[test]
     fn the_bare_tile_loop_computes_products() {
         let mut c = vec![1.0; 24 * 64];
         gemm::gemm_bare(24, 64, 40, &[0.5; 24 * 40], &[0.25; 40 * 64], &mut c);
         assert!(c.iter().all(|&x| x == 6.0), "{c:?}");
+        let (mut c, ones) = (vec![0.0; 1024], vec![to_bf16(1.0); 32 * 64]);
+        let done = gemm::gemm_bare_bf16(3, 64, &ones, &ones, &mut c);
+        assert_eq!(done, isa::detect().multiplies_bf16());
+        assert!(!done || c.iter().all(|&x| x == 192.0), "{c:?}");
+        assert_eq!(tiles_of_bf16(1).is_some(), done);
         let flops = tiles(1);
         assert_eq!(flops % (2 * 12 * 32 * 128) as f64, 0.0);
         assert_eq!(read(&[1.0; 300]), 1200.0);

@@ -124,7 +124,7 @@ pub fn training_step(
     let backward = 4.0 * w + changing;
     let row = (blocks + around + backward) * ROUNDING;
     let activations = (rows as f64 * row * 4.0) as u64;
-    let logits = 512.min(rows as u64) * (config.vocab as u64 + 2 * config.width as u64) * 4;
+    let logits = 1024.min(rows as u64) * (config.vocab as u64 + 2 * config.width as u64) * 4;
     vec![
         Line {
             name: "parameters",
@@ -151,7 +151,7 @@ pub fn training_step(
         Line {
             name: "logits",
             bytes: logits,
-            formula: "512 rows of the vocabulary at once".into(),
+            formula: "1,024 rows of the vocabulary at once".into(),
         },
         Line {
             name: "updates",

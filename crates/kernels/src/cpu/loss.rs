@@ -11,7 +11,7 @@ use crate::math;
 use rayon::prelude::*;
 
 /// Rows whose logits are alive at once.
-const ROWS: usize = 512;
+const ROWS: usize = 1024;
 
 multiversion! {
     fn log_sum_exp(x: &[f32]) -> f32 {
@@ -24,6 +24,18 @@ multiversion! {
         }
         for (i, &v) in rest.iter().enumerate() { acc[i] += math::exp(v - m); }
         m + math::ln(math::sum(&acc))
+    }
+}
+
+multiversion! {
+    /// softmax(x) times `scale` in place of x; gives the log-sum-exp.
+    fn softmax_scaled(x: &mut [f32], scale: f32) -> f32 {
+        let m = math::max(x);
+        for x in x.iter_mut() { *x = math::exp(*x - m); }
+        let s = math::sum(x);
+        let factor = scale / s;
+        for x in x.iter_mut() { *x *= factor; }
+        m + math::ln(s)
     }
 }
 
@@ -119,9 +131,15 @@ pub fn cross_entropy_backward(
                 .zip(rows.par_iter())
                 .for_each(|((x, loss), &i)| {
                     let target = targets[i] as usize;
-                    let lse = lse.map_or_else(|| log_sum_exp(x), |lse| lse[i]);
-                    *loss = weight[i] * (lse - x[target]);
-                    probabilities(x, lse, weight[i]);
+                    let score = x[target];
+                    let lse = match lse {
+                        Some(lse) => {
+                            probabilities(x, lse[i], weight[i]);
+                            lse[i]
+                        }
+                        None => softmax_scaled(x, weight[i]),
+                    };
+                    *loss = weight[i] * (lse - score);
                     x[target] -= weight[i];
                 });
             sum += losses[..r].iter().map(|&x| f64::from(x)).sum::<f64>();

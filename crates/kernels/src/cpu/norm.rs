@@ -4,7 +4,7 @@
 //! multiplies by one learned gain a head (QK-norm), then rotates the pairs (i, i + hd/2) by the angle of
 //! the row's position (RoPE, Su et al. 2021, in the half-split layout of Hugging Face's Llama).
 
-use super::elementwise::reduce_rows;
+use super::elementwise::{ROW_BLOCK, reduce_rows};
 use crate::isa::multiversion;
 use crate::math;
 use rayon::prelude::*;
@@ -18,17 +18,17 @@ multiversion! {
 }
 
 multiversion! {
-    fn rms_backward_row(x: &[f32], w: &[f32], r: f32, dy: &[f32], dx: &mut [f32]) {
+    fn rms_backward_row(x: &[f32], w: &[f32], r: f32, dy: &[f32], add: bool, dx: &mut [f32], dw: &mut [f32]) {
         // dx = r (g - x r^2 mean(g x)), with g = dy w
-        for ((d, &dy), &w) in dx.iter_mut().zip(dy).zip(w) { *d = dy * w; }
-        let c = math::dot(dx, x) * r * r / x.len() as f32;
-        for (d, &x) in dx.iter_mut().zip(x) { *d = r * (*d - x * c); }
-    }
-}
-
-multiversion! {
-    fn accumulate_scaled(acc: &mut [f32], x: &[f32], dy: &[f32], r: f32) {
-        for ((a, &x), &d) in acc.iter_mut().zip(x).zip(dy) { *a += d * x * r; }
+        let n = x.len();
+        let (w, dy, dx, dw) = (&w[..n], &dy[..n], &mut dx[..n], &mut dw[..n]);
+        let c = math::dot3(dy, w, x) * r * r / n as f32;
+        if add {
+            for i in 0..n { dx[i] += r * (dy[i] * w[i] - x[i] * c); }
+        } else {
+            for i in 0..n { dx[i] = r * (dy[i] * w[i] - x[i] * c); }
+        }
+        for i in 0..n { dw[i] += dy[i] * x[i] * r; }
     }
 }
 
@@ -42,25 +42,36 @@ pub fn rms_norm(x: &[f32], w: &[f32], eps: f32, y: &mut [f32], rstd: &mut [f32])
         .for_each(|((y, x), r)| *r = rms_row(x, w, eps, y));
 }
 
-/// dx is overwritten, dw is added to.
+/// dx is added to what is there with `add`, else put in its place; dw is added to.
+#[allow(clippy::too_many_arguments)]
 pub fn rms_norm_backward(
     x: &[f32],
     w: &[f32],
     rstd: &[f32],
     dy: &[f32],
+    add: bool,
     dx: &mut [f32],
     dw: &mut [f32],
 ) {
     let d = w.len();
-    dx.par_chunks_mut(d)
-        .zip(x.par_chunks(d))
-        .zip(dy.par_chunks(d))
-        .zip(rstd.par_iter())
-        .with_min_len(16)
-        .for_each(|(((dx, x), dy), r)| rms_backward_row(x, w, *r, dy, dx));
-    reduce_rows(rstd.len(), d, dw, |i, acc| {
-        accumulate_scaled(acc, &x[i * d..][..d], &dy[i * d..][..d], rstd[i])
-    });
+    let parts: Vec<Vec<f32>> = dx
+        .par_chunks_mut(ROW_BLOCK * d)
+        .enumerate()
+        .map(|(block, dx)| {
+            let mut part = vec![0.0; d];
+            for (i, dx) in dx.chunks_mut(d).enumerate() {
+                let row = block * ROW_BLOCK + i;
+                let (x, dy) = (&x[row * d..][..d], &dy[row * d..][..d]);
+                rms_backward_row(x, w, rstd[row], dy, add, dx, &mut part);
+            }
+            part
+        })
+        .collect();
+    for part in parts {
+        for (sum, x) in dw.iter_mut().zip(part) {
+            *sum += x;
+        }
+    }
 }
 
 /// Cosines and sines of the rotary embedding for N rows: two slices of [N, hd/2].

@@ -63,12 +63,13 @@ impl Tape {
         let mut rstd = vec![0.0; xv.rows()];
         norm::rms_norm(xv.data(), wv.data(), eps, y.data_mut(), &mut rstd);
         self.push(y, &[x, weight], move |dy, sink| {
-            let mut dx = Tensor::dirty(xv.dims());
+            let (mut dx, beta) = sink.take(x);
             norm::rms_norm_backward(
                 xv.data(),
                 wv.data(),
                 &rstd,
                 dy.data(),
+                beta != 0.0,
                 dx.data_mut(),
                 sink.buffer(weight).data_mut(),
             );

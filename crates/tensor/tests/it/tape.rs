@@ -184,11 +184,11 @@ fn no_rows_go_through_every_coarse_operation() {
 #[test]
 fn both_forms_of_cross_entropy_give_the_same_sum_and_gradients() {
     let (h, table) = (
-        normal(&[1100, 24], 1.0, "h"),
+        normal(&[2300, 24], 1.0, "h"),
         normal(&[90, 24], 1.0, "table"),
     );
-    let targets: tensor::Ids = (0..1100).map(|i| i * 11 % 90).collect();
-    let weights: Vec<f32> = (0..1100).map(|i| (i % 3) as f32 * 0.01).collect();
+    let targets: tensor::Ids = (0..2300).map(|i| i * 11 % 90).collect();
+    let weights: Vec<f32> = (0..2300).map(|i| (i % 3) as f32 * 0.01).collect();
     let run = |whole: bool| {
         let t = Tape::new();
         let (h, table) = (t.leaf(&h, 0), t.leaf(&table, 1));
@@ -207,7 +207,11 @@ fn both_forms_of_cross_entropy_give_the_same_sum_and_gradients() {
     };
     let (a, b) = (run(true), run(false));
     assert!((a.0 - b.0).abs() < 1e-5 * b.0.abs(), "{} and {}", a.0, b.0);
-    assert_eq!(a.1, b.1);
+    for (name, (a, b)) in ["h", "table"].into_iter().zip(a.1.into_iter().zip(b.1)) {
+        let off = a.iter().zip(&b).map(|(a, b)| (a - b).abs());
+        let off = off.fold(0.0, f32::max);
+        assert!(off < 1e-6, "the gradients of {name} are {off} apart");
+    }
 }
 
 #[test]
