@@ -5,6 +5,7 @@ use crate::{output, table};
 use anyhow::Result;
 use clap::Args;
 use serde_json::{Value, json};
+use tensor::precision::Precision;
 
 #[derive(Args)]
 pub(crate) struct DoctorArgs {}
@@ -31,7 +32,11 @@ pub(crate) fn doctor(common: &Common) -> Result<u8> {
     let mut findings = vec![
         Finding {
             name: "instruction path",
-            found: format!("{isa} (of {})", paths.join(", ")),
+            found: format!(
+                "{isa} (of {}), products in {}",
+                paths.join(", "),
+                Precision::fastest().name()
+            ),
             good: isa != "scalar",
             advice: "training is slow without AVX2 or NEON; tiny and quick still run",
         },
@@ -94,7 +99,7 @@ pub(crate) fn doctor(common: &Common) -> Result<u8> {
     let sound = findings.iter().all(|f| f.good);
     if common.json {
         output::json(&json!({
-            "version": env!("CARGO_PKG_VERSION"), "isa": isa, "cores": cores, "memory_bytes": memory, "memory_from": from,
+            "version": env!("CARGO_PKG_VERSION"), "isa": isa, "precision": Precision::fastest().name(), "cores": cores, "memory_bytes": memory, "memory_from": from,
             "disk_free_bytes": free, "root": common.root, "writable": writable.is_ok(), "data_root": data_root, "sound": sound,
             "findings": findings.iter().map(|f| json!({ "name": f.name, "found": f.found, "good": f.good })).collect::<Vec<Value>>(),
         }));

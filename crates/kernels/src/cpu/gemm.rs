@@ -249,15 +249,15 @@ pub(super) unsafe fn gemm_shared(
     unsafe { run(shape, a, b, c.from(at), false) }
 }
 
-/// C [32, 32] += `times` A B by the tile loop of bf16 alone: A [32, k] and B [k, 32] count as packed, for a `k` that is
-/// a multiple of 32. For [`crate::probe`]; false, and nothing done, where the CPU has no products of bf16.
-pub(crate) fn gemm_bare_bf16(times: usize, k: usize, a: &[u16], b: &[u16], c: &mut [f32]) -> bool {
-    let sizes = [a.len(), b.len(), c.len()] == [32 * k, 32 * k, 32 * 32];
-    assert!(sizes && k.is_multiple_of(32), "gemm_bare_bf16: sizes");
+/// C [32, 32] += `times` A B by the instructions of bf16 tiles alone: A [32, 32] and B [32, 32] count as packed. For
+/// [`crate::probe`]; false, and nothing done, where the CPU has no products of bf16.
+pub(crate) fn gemm_bare_bf16(times: usize, a: &[u16], b: &[u16], c: &mut [f32]) -> bool {
+    let sizes = [a.len(), b.len(), c.len()] == [32 * 32; 3];
+    assert!(sizes, "gemm_bare_bf16: sizes");
     #[cfg(target_arch = "x86_64")]
     if let Some(unit) = mixed::unit(crate::isa::detect()) {
         // SAFETY: the CPU has the unit; the sizes have just been checked.
-        unsafe { mixed::walk::bare(unit, times, k, a, b, c) };
+        unsafe { unit.bare(times, a, b, c) };
         return true;
     }
     let _ = times;

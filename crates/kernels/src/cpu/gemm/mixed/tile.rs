@@ -76,6 +76,55 @@ impl Unit {
         }
         Begun(self)
     }
+
+    /// Adds one step of tiles to a block of C over and over; see [`crate::cpu::gemm::gemm_bare_bf16`]. With AMX nothing
+    /// is loaded between.
+    ///
+    /// # Safety
+    /// The CPU has the unit; A and B are the tiles of 32 lines over 32 steps, and C is [32, 32].
+    pub(in crate::cpu) unsafe fn bare(self, times: usize, a: &[u16], b: &[u16], c: &mut [f32]) {
+        let (a, b, c) = (a.as_ptr(), b.as_ptr(), c.as_mut_ptr());
+        if times == 0 {
+            return;
+        }
+        // SAFETY: promised by the caller.
+        unsafe {
+            let begun = self.begin();
+            if self == Unit::Pairs {
+                return (0..times).for_each(|_| begun.kernel()(2, 2, 1, a, b, true, c, BLOCK));
+            }
+            asm!(
+                "tileloadd tmm0, [{c} + {row}*1]",
+                "tileloadd tmm1, [{c} + {row}*1 + 64]",
+                "tileloadd tmm2, [{c} + {row}*1 + 2048]",
+                "tileloadd tmm3, [{c} + {row}*1 + 2112]",
+                "tileloadd tmm4, [{a} + {line}*1]",
+                "tileloadd tmm5, [{a} + {line}*1 + 1024]",
+                "tileloadd tmm6, [{b} + {line}*1]",
+                "tileloadd tmm7, [{b} + {line}*1 + 1024]",
+                "2:",
+                "tdpbf16ps tmm0, tmm4, tmm6",
+                "tdpbf16ps tmm1, tmm4, tmm7",
+                "tdpbf16ps tmm2, tmm5, tmm6",
+                "tdpbf16ps tmm3, tmm5, tmm7",
+                "dec {times}",
+                "jnz 2b",
+                "tilestored [{c} + {row}*1], tmm0",
+                "tilestored [{c} + {row}*1 + 64], tmm1",
+                "tilestored [{c} + {row}*1 + 2048], tmm2",
+                "tilestored [{c} + {row}*1 + 2112], tmm3",
+                a = in(reg) a,
+                b = in(reg) b,
+                c = in(reg) c,
+                row = in(reg) 4 * BLOCK,
+                line = in(reg) 64usize,
+                times = inout(reg) times => _,
+                out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
+                out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,
+                options(nostack),
+            );
+        }
+    }
 }
 
 impl Drop for Begun {

@@ -213,29 +213,6 @@ unsafe fn block<A: Element, B: Element>(
     });
 }
 
-/// The tiles of one block of C over and over; see [`crate::cpu::gemm::gemm_bare_bf16`].
-///
-/// # Safety
-/// The CPU has the unit, A and B are a strip of `k` steps each, and C is [32, 32].
-pub(in crate::cpu) unsafe fn bare(
-    unit: Unit,
-    times: usize,
-    k: usize,
-    a: &[u16],
-    b: &[u16],
-    c: &mut [f32],
-) {
-    // SAFETY: promised by the caller.
-    unsafe {
-        let begun = unit.begin();
-        let kernel = begun.kernel();
-        for _ in 0..times {
-            let c = c.as_mut_ptr();
-            kernel(2, 2, k / STEPS, a.as_ptr(), b.as_ptr(), true, c, BLOCK);
-        }
-    }
-}
-
 /// C `[rows, cols]` = beta C + alpha A B over packed strips.
 pub(in crate::cpu) struct Sum {
     pub(in crate::cpu) rows: usize,
