@@ -137,7 +137,7 @@ fn precision(model: &Loaded) -> Precision {
     let header: Value = header
         .and_then(|bytes| serde_json::from_slice(&bytes).ok())
         .unwrap_or_default();
-    if header["precision"] == Precision::Bf16.name() {
+    if header["recipe"]["precision"] == Precision::Bf16.name() {
         Precision::Bf16
     } else {
         Precision::F32

@@ -85,10 +85,13 @@ impl Span {
 /// What is written once beside the run: the recipe and what its bits depend on. `from` says where a run
 /// that does not begin with Phase 1 took its models from.
 pub(crate) fn header(recipe: &Recipe, until: Option<&str>, from: &Value) -> Value {
+    let recipe = Recipe {
+        precision: recipe.precision.fixed(),
+        ..recipe.clone()
+    };
     json!({
         "recipe": recipe,
         "isa": tensor::isa::name(),
-        "precision": recipe.precision.resolved().name(),
         "revision": option_env!("FORGE_REVISION").unwrap_or(env!("CARGO_PKG_VERSION")),
         "threads": rayon::current_num_threads(),
         "until": until,

@@ -54,6 +54,14 @@ pub enum PrecisionRecipe {
 }
 
 impl PrecisionRecipe {
+    /// Itself, with what `auto` means on the instruction path in use: a run takes its precision to another machine.
+    pub fn fixed(self) -> Self {
+        match self.resolved() {
+            Precision::F32 => PrecisionRecipe::F32,
+            Precision::Bf16 => PrecisionRecipe::Bf16,
+        }
+    }
+
     /// What it means on the instruction path in use.
     pub fn resolved(self) -> Precision {
         match self {

@@ -26,6 +26,11 @@ fn eval_scores_a_final_model_on_its_own_held_out_data() {
         assert_eq!(&result["tasks"][task]["accuracy"], accuracy, "{task}");
     }
     all_numbers(&result);
+    // What `auto` meant is fixed in the run.
+    let header = std::fs::read(root.join("runs/whole/recipe.json")).unwrap();
+    let header: Value = serde_json::from_slice(&header).unwrap();
+    let precision = header["recipe"]["precision"].as_str().unwrap();
+    assert!(["f32", "bf16"].contains(&precision), "{precision}");
 }
 
 #[test]

@@ -12,7 +12,6 @@
 //! arm64 goes through the `gemm` crate, sequentially over shards that follow from the shape.
 
 mod few;
-// The feed-forward layer, whose products stay together.
 pub mod ffn;
 mod mixed;
 #[cfg(not(target_arch = "aarch64"))]
@@ -39,7 +38,7 @@ const PARALLEL_FROM: usize = 1 << 18;
 
 /// Shapes and strides of one product: A [m, k], B [k, n], C [m, n] with contiguous rows `rsc` apart.
 #[derive(Clone, Copy, Debug)]
-pub(in crate::cpu) struct Shape {
+struct Shape {
     m: usize,
     n: usize,
     k: usize,
@@ -83,9 +82,10 @@ pub fn gemm_seq(
     c: &mut [f32],
     rsc: usize,
 ) {
-    start(
-        m, n, k, alpha, a, rsa, csa, b, rsb, csb, beta, c, rsc, false, false,
-    );
+    check(m, n, rsc, 1, c.len(), "C");
+    let (c, at) = (Shared::new(c), 0);
+    // SAFETY: C has just been checked, and is exclusively borrowed.
+    unsafe { gemm_shared(m, n, k, alpha, a, rsa, csa, b, rsb, csb, beta, c, at, rsc) }
 }
 
 /// As [`gemm_seq`], in parallel over blocks of C where the product is large enough.
@@ -105,10 +105,14 @@ pub fn gemm(
     c: &mut [f32],
     rsc: usize,
 ) {
-    let parallel = m * n * k >= PARALLEL_FROM;
-    start(
-        m, n, k, alpha, a, rsa, csa, b, rsb, csb, beta, c, rsc, parallel, false,
-    );
+    check(m, n, rsc, 1, c.len(), "C");
+    let (c, parallel) = (Shared::new(c), m * n * k >= PARALLEL_FROM);
+    // SAFETY: C has just been checked, and is exclusively borrowed.
+    unsafe {
+        start(
+            m, n, k, alpha, a, rsa, csa, b, rsb, csb, beta, c, rsc, parallel, false,
+        );
+    }
 }
 
 /// Elements of bf16 weights that are widened to fp32 at once.
@@ -177,10 +181,14 @@ pub fn gemm_symmetric(
     beta: f32,
     c: &mut [f32],
 ) {
-    let parallel = n * n * k / 2 >= PARALLEL_FROM;
-    start(
-        n, n, k, alpha, a, rsa, csa, a, csa, rsa, beta, c, n, parallel, true,
-    );
+    check(n, n, n, 1, c.len(), "C");
+    let (shared, parallel) = (Shared::new(c), n * n * k / 2 >= PARALLEL_FROM);
+    // SAFETY: C has just been checked, and is exclusively borrowed.
+    unsafe {
+        start(
+            n, n, k, alpha, a, rsa, csa, a, csa, rsa, beta, shared, n, parallel, true,
+        );
+    }
     // Blocks, so that neither side is walked down its columns for long.
     const BLOCK: usize = 32;
     for rows in (0..n).step_by(BLOCK) {
@@ -230,23 +238,13 @@ pub(super) unsafe fn gemm_shared(
     at: usize,
     rsc: usize,
 ) {
-    check(m, k, rsa, csa, a.len(), "A");
-    check(k, n, rsb, csb, b.len(), "B");
-    let shape = Shape {
-        m,
-        n,
-        k,
-        rsa,
-        csa,
-        rsb,
-        csb,
-        rsc,
-        alpha,
-        beta,
-        upper: false,
-    };
-    // SAFETY: the checks bound A and B, the caller C.
-    unsafe { run(shape, a, b, c.from(at), false) }
+    // SAFETY: promised by the caller.
+    unsafe {
+        let c = c.from(at);
+        start(
+            m, n, k, alpha, a, rsa, csa, b, rsb, csb, beta, c, rsc, false, false,
+        );
+    }
 }
 
 /// C [32, 32] += `times` A B by the instructions of bf16 tiles alone: A [32, 32] and B [32, 32] count as packed. For
@@ -264,8 +262,10 @@ pub(crate) fn gemm_bare_bf16(times: usize, a: &[u16], b: &[u16], c: &mut [f32]) 
     false
 }
 
+/// # Safety
+/// C has all the elements that the product touches, and they belong to the calling task alone.
 #[allow(clippy::too_many_arguments)]
-fn start(
+unsafe fn start(
     m: usize,
     n: usize,
     k: usize,
@@ -277,15 +277,14 @@ fn start(
     rsb: usize,
     csb: usize,
     beta: f32,
-    c: &mut [f32],
+    c: Shared,
     rsc: usize,
     parallel: bool,
     upper: bool,
 ) {
     check(m, k, rsa, csa, a.len(), "A");
     check(k, n, rsb, csb, b.len(), "B");
-    check(m, n, rsc, 1, c.len(), "C");
-    let shape = Shape {
+    let s = Shape {
         m,
         n,
         k,
@@ -298,19 +297,12 @@ fn start(
         beta,
         upper,
     };
-    // SAFETY: the three checks bound every element that the product touches; C is exclusively borrowed.
-    unsafe { run(shape, a, b, Shared::new(c), parallel) }
-}
-
-/// # Safety
-/// A, B and C cover what `s` addresses, and C belongs to the caller.
-unsafe fn run(s: Shape, a: &[f32], b: &[f32], c: Shared, parallel: bool) {
-    if s.m == 0 || s.n == 0 {
+    if m == 0 || n == 0 {
         return;
     }
-    // SAFETY: promised by the caller.
+    // SAFETY: A and B have just been checked; the caller promises C.
     unsafe {
-        if s.k == 0 {
+        if k == 0 {
             for row in 0..s.m {
                 for x in c.slice(row * s.rsc, s.n) {
                     *x = if s.beta == 0.0 { 0.0 } else { s.beta * *x };

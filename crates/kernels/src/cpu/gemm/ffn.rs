@@ -8,6 +8,7 @@
 
 #[cfg(target_arch = "x86_64")]
 use super::mixed;
+use crate::isa;
 use crate::precision::{self, Precision};
 
 /// What a feed-forward layer computes with.
@@ -87,18 +88,10 @@ impl Ffn<'_> {
 /// Whether the layer of `rows` rows is better computed here than product by product: with bf16 operands, where the
 /// CPU multiplies them, and enough of everything.
 pub fn suits(rows: usize, width: usize, hidden: usize) -> bool {
-    #[cfg(target_arch = "x86_64")]
-    {
-        const LEAST: usize = 32;
-        precision::in_use() == Precision::Bf16
-            && mixed::unit(crate::isa::detect()).is_some()
-            && rows.min(width).min(hidden) >= LEAST
-    }
-    #[cfg(not(target_arch = "x86_64"))]
-    {
-        let _ = (rows, width, hidden, precision::in_use() == Precision::Bf16);
-        false
-    }
+    const LEAST: usize = 32;
+    precision::in_use() == Precision::Bf16
+        && isa::detect().multiplies_bf16()
+        && rows.min(width).min(hidden) >= LEAST
 }
 
 /// y [N, W]; keeps what [`backward`] wants.
@@ -109,7 +102,7 @@ pub fn forward(o: &Ffn, out: &mut [f32], kept: Option<Kept>) {
     o.check();
     assert_eq!(out.len(), o.x.len(), "ffn: length of the output");
     #[cfg(target_arch = "x86_64")]
-    if let Some(unit) = mixed::unit(crate::isa::detect()) {
+    if let Some(unit) = mixed::unit(isa::detect()) {
         return fused::forward(unit, o, out, kept);
     }
     let _ = kept;
@@ -124,7 +117,7 @@ pub fn backward(o: &Ffn, gate: &[u16], up: &[u16], dy: &[f32], grads: Gradients)
     o.check();
     assert_eq!(dy.len(), o.x.len(), "ffn: length of the gradient");
     #[cfg(target_arch = "x86_64")]
-    if let Some(unit) = mixed::unit(crate::isa::detect()) {
+    if let Some(unit) = mixed::unit(isa::detect()) {
         return fused::backward(unit, o, gate, up, dy, grads);
     }
     let _ = (gate, up, grads);

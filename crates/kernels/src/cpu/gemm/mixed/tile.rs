@@ -8,43 +8,52 @@ use std::arch::asm;
 use std::arch::x86_64::*;
 
 /// Rows and columns of a tile of C.
-pub(in crate::cpu) const SIDE: usize = 16;
+pub(in crate::cpu::gemm) const SIDE: usize = 16;
 
 /// Rows and columns of a block of tiles.
-pub(in crate::cpu) const BLOCK: usize = 2 * SIDE;
+pub(in crate::cpu::gemm) const BLOCK: usize = 2 * SIDE;
 
 /// Steps of k in a tile of A or B.
-pub(in crate::cpu) const STEPS: usize = 32;
+pub(in crate::cpu::gemm) const STEPS: usize = 32;
 
 /// Elements of a tile of A or B.
 pub(super) const TILE: usize = SIDE * STEPS;
 
-/// C `[16 high, 16 wide]`, rows `rsc` apart, gets the product of packed operands over `steps` times 32 steps of k,
-/// added to what is there with `add`. `high` and `wide` are 1 or 2.
+/// A block of tiles: C `[16 high, 16 wide]` gets the product of packed operands.
+#[derive(Clone, Copy)]
+pub(super) struct Block {
+    /// Tiles of A and of C downwards, 1 or 2.
+    pub(super) high: usize,
+    /// Tiles of B and of C across, 1 or 2.
+    pub(super) wide: usize,
+    /// How many times 32 steps of k.
+    pub(super) steps: usize,
+    /// `high` tiles for each of `steps`.
+    pub(super) a: *const u16,
+    /// `wide` tiles for each of `steps`.
+    pub(super) b: *const u16,
+    /// Whether it is added to what is there.
+    pub(super) add: bool,
+    pub(super) c: *mut f32,
+    /// Elements between two rows of C.
+    pub(super) rsc: usize,
+}
+
+/// Computes a block.
 ///
 /// # Safety
-/// A and B hold `high` and `wide` tiles for each of `steps`, C has all its elements, and the CPU has the unit that
-/// [`Unit::begin`] was called for on this thread.
-pub(super) type Kernel = unsafe fn(
-    high: usize,
-    wide: usize,
-    steps: usize,
-    a: *const u16,
-    b: *const u16,
-    add: bool,
-    c: *mut f32,
-    rsc: usize,
-);
+/// A, B and C have all their elements, and the CPU has the unit that [`Unit::begin`] was called for on this thread.
+pub(super) type Kernel = unsafe fn(&Block);
 
 /// What multiplies bf16.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::cpu) enum Unit {
+pub(in crate::cpu::gemm) enum Unit {
     Amx,
     Pairs,
 }
 
 /// Tile registers of this thread, released when it goes out of scope: the system need not save them then.
-pub(in crate::cpu) struct Begun(Unit);
+pub(in crate::cpu::gemm) struct Begun(Unit);
 
 impl Begun {
     pub(super) fn kernel(&self) -> Kernel {
@@ -60,7 +69,7 @@ impl Unit {
     ///
     /// # Safety
     /// The CPU has the unit, and the system lets the process use it.
-    pub(in crate::cpu) unsafe fn begin(self) -> Begun {
+    pub(in crate::cpu::gemm) unsafe fn begin(self) -> Begun {
         if self == Unit::Amx {
             // Palette 1: eight tiles of 16 rows of 64 bytes.
             #[repr(C, align(64))]
@@ -82,7 +91,13 @@ impl Unit {
     ///
     /// # Safety
     /// The CPU has the unit; A and B are the tiles of 32 lines over 32 steps, and C is [32, 32].
-    pub(in crate::cpu) unsafe fn bare(self, times: usize, a: &[u16], b: &[u16], c: &mut [f32]) {
+    pub(in crate::cpu::gemm) unsafe fn bare(
+        self,
+        times: usize,
+        a: &[u16],
+        b: &[u16],
+        c: &mut [f32],
+    ) {
         let (a, b, c) = (a.as_ptr(), b.as_ptr(), c.as_mut_ptr());
         if times == 0 {
             return;
@@ -91,7 +106,18 @@ impl Unit {
         unsafe {
             let begun = self.begin();
             if self == Unit::Pairs {
-                return (0..times).for_each(|_| begun.kernel()(2, 2, 1, a, b, true, c, BLOCK));
+                let (high, wide, steps, add, rsc) = (2, 2, 1, true, BLOCK);
+                let block = Block {
+                    high,
+                    wide,
+                    steps,
+                    a,
+                    b,
+                    add,
+                    c,
+                    rsc,
+                };
+                return (0..times).for_each(|_| begun.kernel()(&block));
             }
             asm!(
                 "tileloadd tmm0, [{c} + {row}*1]",
@@ -142,7 +168,8 @@ macro_rules! amx {
      [$($store:literal)*]) => {
         /// # Safety
         /// As [`Kernel`].
-        unsafe fn $name(steps: usize, a: *const u16, b: *const u16, add: bool, c: *mut f32, rsc: usize) {
+        unsafe fn $name(block: &Block) {
+            let Block { steps, a, b, add, c, rsc, .. } = *block;
             macro_rules! with {
                 ($first:expr) => {
                     asm!(
@@ -226,32 +253,22 @@ amx!(amx_1x1, "1024", "1024",
 
 /// # Safety
 /// As [`Kernel`].
-#[allow(clippy::too_many_arguments)]
-unsafe fn amx(
-    high: usize,
-    wide: usize,
-    steps: usize,
-    a: *const u16,
-    b: *const u16,
-    add: bool,
-    c: *mut f32,
-    rsc: usize,
-) {
+unsafe fn amx(block: &Block) {
     // SAFETY: passed on from the caller; prefetches follow no pointer.
     unsafe {
-        if high + wide == 4 {
+        if block.high + block.wide == 4 {
             // C is on its way while the tiles are computed.
             for i in 0..BLOCK {
-                let c = c.wrapping_add(i * rsc).cast::<i8>();
+                let c = block.c.wrapping_add(i * block.rsc).cast::<i8>();
                 _mm_prefetch::<_MM_HINT_ET0>(c);
                 _mm_prefetch::<_MM_HINT_ET0>(c.wrapping_add(64));
             }
         }
-        match (high, wide) {
-            (2, 2) => amx_2x2(steps, a, b, add, c, rsc),
-            (2, 1) => amx_2x1(steps, a, b, add, c, rsc),
-            (1, 2) => amx_1x2(steps, a, b, add, c, rsc),
-            _ => amx_1x1(steps, a, b, add, c, rsc),
+        match (block.high, block.wide) {
+            (2, 2) => amx_2x2(block),
+            (2, 1) => amx_2x1(block),
+            (1, 2) => amx_1x2(block),
+            _ => amx_1x1(block),
         }
     }
 }
@@ -259,17 +276,17 @@ unsafe fn amx(
 /// # Safety
 /// As [`Kernel`].
 #[target_feature(enable = "avx512f,avx512bf16")]
-#[allow(clippy::too_many_arguments)]
-unsafe fn pairs(
-    high: usize,
-    wide: usize,
-    steps: usize,
-    a: *const u16,
-    b: *const u16,
-    add: bool,
-    c: *mut f32,
-    rsc: usize,
-) {
+unsafe fn pairs(block: &Block) {
+    let Block {
+        high,
+        wide,
+        steps,
+        a,
+        b,
+        add,
+        c,
+        rsc,
+    } = *block;
     for (i, j) in (0..high).flat_map(|i| (0..wide).map(move |j| (i, j))) {
         let mut sum = [_mm512_setzero_ps(); SIDE];
         // SAFETY: the caller's tiles and their part of C are there.

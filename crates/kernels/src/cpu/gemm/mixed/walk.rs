@@ -1,7 +1,7 @@
 //! A whole product: packing, tasks, and the walk over tiles.
 
 use super::pack::{Element, Form, Source, pack};
-use super::tile::{BLOCK, Begun, Kernel, SIDE, STEPS, Unit, merge};
+use super::tile::{BLOCK, Begun, Block, Kernel, SIDE, STEPS, Unit, merge};
 use crate::cpu::gemm::Shape;
 use crate::cpu::{scratch, shared::Shared};
 use rayon::prelude::*;
@@ -11,7 +11,7 @@ use std::ops::Range;
 const DEPTH: usize = 512;
 
 /// Rows of a block of C: with [`DEPTH`] steps of A they take a quarter of a MiB.
-pub(in crate::cpu) const ROWS: usize = 256;
+pub(in crate::cpu::gemm) const ROWS: usize = 256;
 
 /// Panels that share the second-level cache with the rows of a block: half a MiB at most.
 const GROUP: usize = 16;
@@ -65,7 +65,7 @@ impl<A, B: Element> Operands<A, B> {
 
 /// # Safety
 /// As [`super::run`], and the CPU has the unit.
-pub(in crate::cpu) unsafe fn run_on<A: Element, B: Element>(
+pub(in crate::cpu::gemm) unsafe fn run_on<A: Element, B: Element>(
     unit: Unit,
     s: Shape,
     a: *const A,
@@ -137,7 +137,7 @@ unsafe fn share<A: Element, B: Element>(
     let task = |t: usize| {
         let panels = panels * (t % across) / across..panels * (t % across + 1) / across;
         // SAFETY: blocks of C are disjoint.
-        unsafe { block(o, part(o.s.m, down, t / across), panels, columns) }
+        unsafe { part_of_c(o, part(o.s.m, down, t / across), panels, columns) }
     };
     if parallel {
         (0..down * across).into_par_iter().for_each(task);
@@ -148,13 +148,13 @@ unsafe fn share<A: Element, B: Element>(
 
 /// One of `parts` parts of some rows, in whole blocks and of nearly equal size, so that no thread waits long for
 /// the last one.
-pub(in crate::cpu) fn part(rows: usize, parts: usize, i: usize) -> Range<usize> {
+pub(in crate::cpu::gemm) fn part(rows: usize, parts: usize, i: usize) -> Range<usize> {
     let tiles = rows.div_ceil(BLOCK);
     tiles * i / parts * BLOCK..(tiles * (i + 1) / parts * BLOCK).min(rows)
 }
 
 /// The blocks of k.
-pub(in crate::cpu) fn depths(k: usize) -> impl Iterator<Item = Range<usize>> {
+pub(in crate::cpu::gemm) fn depths(k: usize) -> impl Iterator<Item = Range<usize>> {
     (0..k).step_by(DEPTH).map(move |at| at..(at + DEPTH).min(k))
 }
 
@@ -168,7 +168,7 @@ fn place(columns: usize, panel: usize, steps: &Range<usize>) -> usize {
 ///
 /// # Safety
 /// As [`run_on`]; the block belongs to this task alone.
-unsafe fn block<A: Element, B: Element>(
+unsafe fn part_of_c<A: Element, B: Element>(
     o: &Operands<A, B>,
     rows: Range<usize>,
     panels: Range<usize>,
@@ -214,14 +214,14 @@ unsafe fn block<A: Element, B: Element>(
 }
 
 /// C `[rows, cols]` = beta C + alpha A B over packed strips.
-pub(in crate::cpu) struct Sum {
-    pub(in crate::cpu) rows: usize,
-    pub(in crate::cpu) cols: usize,
-    pub(in crate::cpu) steps: usize,
-    pub(in crate::cpu) alpha: f32,
-    pub(in crate::cpu) beta: f32,
+pub(in crate::cpu::gemm) struct Sum {
+    pub(in crate::cpu::gemm) rows: usize,
+    pub(in crate::cpu::gemm) cols: usize,
+    pub(in crate::cpu::gemm) steps: usize,
+    pub(in crate::cpu::gemm) alpha: f32,
+    pub(in crate::cpu::gemm) beta: f32,
     /// The row and the column where C begins in a matrix of which only what lies on and above the diagonal counts.
-    pub(in crate::cpu) diagonal: Option<(usize, usize)>,
+    pub(in crate::cpu::gemm) diagonal: Option<(usize, usize)>,
 }
 
 impl Sum {
@@ -229,7 +229,7 @@ impl Sum {
     ///
     /// # Safety
     /// A and B hold strips of these lines and steps, and C these elements, rows `rsc` apart.
-    pub(in crate::cpu) unsafe fn of(
+    pub(in crate::cpu::gemm) unsafe fn of(
         &self,
         begun: &Begun,
         a: *const u16,
@@ -249,18 +249,26 @@ impl Sum {
                 {
                     continue;
                 }
-                let (h, w) = (high.div_ceil(SIDE), wide.div_ceil(SIDE));
                 // SAFETY: promised by the caller; whole tiles lie in C, others are computed aside.
                 unsafe {
-                    let a = a.add(row * deep * STEPS);
-                    let b = b.add(column * deep * STEPS);
                     let c = c.add(row * rsc + column);
+                    let mut block = Block {
+                        high: high.div_ceil(SIDE),
+                        wide: wide.div_ceil(SIDE),
+                        steps: deep,
+                        a: a.add(row * deep * STEPS),
+                        b: b.add(column * deep * STEPS),
+                        add: beta == 1.0,
+                        c,
+                        rsc,
+                    };
                     let whole = high.is_multiple_of(SIDE) && wide.is_multiple_of(SIDE);
                     if whole && self.alpha == 1.0 && (beta == 0.0 || beta == 1.0) {
-                        kernel(h, w, deep, a, b, beta == 1.0, c, rsc);
+                        kernel(&block);
                     } else {
                         let mut aside = [0.0; BLOCK * BLOCK];
-                        kernel(h, w, deep, a, b, false, aside.as_mut_ptr(), BLOCK);
+                        (block.add, block.c, block.rsc) = (false, aside.as_mut_ptr(), BLOCK);
+                        kernel(&block);
                         merge(&aside, BLOCK, high, wide, self.alpha, beta, c, rsc);
                     }
                 }
