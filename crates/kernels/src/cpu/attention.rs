@@ -7,14 +7,30 @@
 //!
 //! Tasks are pairs of (segment, key-value head), so that each adds to its own rows of dK and dV in a fixed
 //! order; the prefix gradient is summed over segments in order afterwards.
+//!
+//! Where the CPU multiplies tiles of bf16 and nothing asks for more, [`tiles`] computes a task.
+
+#[cfg(all(test, target_arch = "x86_64"))]
+mod tests;
+#[cfg(target_arch = "x86_64")]
+mod tiles;
 
 use super::elementwise::dot;
 use super::gemm::{gemm_seq, gemm_shared};
 use super::scratch;
 use super::shared::Shared;
+#[cfg(target_arch = "x86_64")]
+use crate::cpu::gemm::mixed::{self, tile::Unit};
 use crate::isa::multiversion;
 use crate::math;
+#[cfg(target_arch = "x86_64")]
+use crate::{
+    isa,
+    precision::{self, Precision},
+};
 use rayon::prelude::*;
+#[cfg(not(target_arch = "x86_64"))]
+use std::convert::Infallible as Unit;
 use std::ops::Range;
 
 /// Which keys each query sees. Rows of queries are contiguous per segment; so are rows of keys.
@@ -317,9 +333,30 @@ fn check_disjoint(layout: &Layout) {
     }
 }
 
+/// What multiplies bf16, where attention is to go that way.
+fn unit(o: &Operands, layout: &Layout) -> Option<Unit> {
+    #[cfg(target_arch = "x86_64")]
+    if precision::in_use() == Precision::Bf16 && tiles::suits(o, layout) {
+        return mixed::unit(isa::detect());
+    }
+    let _ = (o, layout);
+    None
+}
+
 /// out [Nq, H hd]; lse [Nq, H] for the backward pass; max [H] the largest score of each head.
 pub fn forward(o: &Operands, layout: &Layout, out: &mut [f32], lse: &mut [f32], max: &mut [f32]) {
     check(o, layout);
+    forward_on(unit(o, layout), o, layout, out, lse, max);
+}
+
+fn forward_on(
+    unit: Option<Unit>,
+    o: &Operands,
+    layout: &Layout,
+    out: &mut [f32],
+    lse: &mut [f32],
+    max: &mut [f32],
+) {
     assert!(
         out.len() == o.q.len() && lse.len() * o.width == o.q.len() && max.len() == o.heads,
         "attention: lengths of the outputs"
@@ -332,6 +369,10 @@ pub fn forward(o: &Operands, layout: &Layout, out: &mut [f32], lse: &mut [f32], 
     let tops: Vec<Vec<f32>> = (0..tasks)
         .into_par_iter()
         .map(|t| {
+            #[cfg(target_arch = "x86_64")]
+            if let Some(unit) = unit {
+                return tiles::forward(unit, o, layout, out, lse, t);
+            }
             let (s, kv) = task(layout, o.kv_heads, t);
             let key0 = layout.keys[s].start;
             let mut tops = vec![f32::NEG_INFINITY; group];
@@ -438,7 +479,7 @@ unsafe fn weighted(
     }
 }
 
-/// Gradients of [`forward`]. All are added to.
+/// Gradients of [`forward`]. All are overwritten.
 pub struct Gradients<'a> {
     /// [Nq, H hd]
     pub q: &'a mut [f32],
@@ -463,6 +504,18 @@ pub fn backward(
 ) {
     check(o, layout);
     check_disjoint(layout);
+    backward_on(unit(o, layout), o, layout, out, lse, dy, grads);
+}
+
+fn backward_on(
+    unit: Option<Unit>,
+    o: &Operands,
+    layout: &Layout,
+    out: &[f32],
+    lse: &[f32],
+    dy: &[f32],
+    grads: Gradients,
+) {
     assert!(
         grads.q.len() == o.q.len() && grads.k.len() == o.k.len() && grads.v.len() == o.v.len(),
         "attention: lengths of the gradients"
@@ -477,15 +530,34 @@ pub fn backward(
     let group = o.heads / o.kv_heads;
     let prefix = o.prefix.map_or(0, |(k, _)| k.len() / ks);
     let tasks = layout.queries.len() * o.kv_heads;
+    // On tiles the rows of a segment are written, not added to; rows of no segment are nobody's.
+    let covered = layout.keys.iter().map(Range::len).sum::<usize>() * ks == o.k.len();
+    if unit.is_none() {
+        grads.q.fill(0.0);
+    }
+    if unit.is_none() || !covered {
+        grads.k.fill(0.0);
+        grads.v.fill(0.0);
+    }
     let (dq, dk, dv) = (
         Shared::new(grads.q),
         Shared::new(grads.k),
         Shared::new(grads.v),
     );
-    let extra = grads.extra.map(|(k, v)| (Shared::new(k), Shared::new(v)));
+    let extra = grads.extra.map(|(k, v)| {
+        k.fill(0.0);
+        v.fill(0.0);
+        (Shared::new(k), Shared::new(v))
+    });
     let parts: Vec<Vec<f32>> = (0..tasks)
         .into_par_iter()
         .map(|t| {
+            #[cfg(target_arch = "x86_64")]
+            if let Some(unit) = unit {
+                let (q, k, v) = (dq, dk, dv);
+                let (to, saved) = (tiles::Targets { q, k, v }, tiles::Saved { out, lse, dy });
+                return tiles::backward(unit, o, layout, saved, to, t);
+            }
             let (s, kv) = task(layout, o.kv_heads, t);
             let key0 = layout.keys[s].start;
             // Prefix gradients of this task: keys, then values, each [P, hd].
@@ -660,6 +732,8 @@ pub fn backward(
         })
         .collect();
     if let Some((pk, pv)) = grads.prefix {
+        pk.fill(0.0);
+        pv.fill(0.0);
         for (t, part) in parts.iter().enumerate() {
             let kv = t % o.kv_heads;
             for j in 0..prefix {

@@ -13,7 +13,7 @@
 
 mod few;
 pub mod ffn;
-mod mixed;
+pub(in crate::cpu) mod mixed;
 #[cfg(not(target_arch = "aarch64"))]
 mod pack;
 #[cfg(not(target_arch = "aarch64"))]

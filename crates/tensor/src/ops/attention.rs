@@ -111,16 +111,16 @@ impl Tape {
         }
         let saved = out.clone();
         self.push(out, &inputs, move |dy, sink| {
-            let zeros = |p: &Option<(Tensor, Tensor)>| {
+            let like = |p: &Option<(Tensor, Tensor)>| {
                 p.as_ref()
-                    .map(|(k, v)| (Tensor::zeros(k.dims()), Tensor::zeros(v.dims())))
+                    .map(|(k, v)| (Tensor::dirty(k.dims()), Tensor::dirty(v.dims())))
             };
             let (mut dq, mut dk, mut dv) = (
-                Tensor::zeros(x.q.dims()),
-                Tensor::zeros(x.k.dims()),
-                Tensor::zeros(x.v.dims()),
+                Tensor::dirty(x.q.dims()),
+                Tensor::dirty(x.k.dims()),
+                Tensor::dirty(x.v.dims()),
             );
-            let (mut dp, mut de) = (zeros(&x.prefix), zeros(&x.extra));
+            let (mut dp, mut de) = (like(&x.prefix), like(&x.extra));
             let grads = kernel::Gradients {
                 q: dq.data_mut(),
                 k: dk.data_mut(),

@@ -6,11 +6,11 @@
 //! copies of the operands and multiplies those in fp32.
 
 #[cfg(target_arch = "x86_64")]
-pub(in crate::cpu::gemm) mod pack;
+pub(in crate::cpu) mod pack;
 #[cfg(target_arch = "x86_64")]
-pub(in crate::cpu::gemm) mod tile;
+pub(in crate::cpu) mod tile;
 #[cfg(target_arch = "x86_64")]
-pub(in crate::cpu::gemm) mod walk;
+pub(in crate::cpu) mod walk;
 
 use super::{Shape, product};
 use crate::cpu::{scratch, shared::Shared};
@@ -41,7 +41,7 @@ pub(super) unsafe fn run(s: Shape, a: *const f32, b: *const f32, c: Shared, para
 
 /// What a path multiplies bf16 with.
 #[cfg(target_arch = "x86_64")]
-pub(in crate::cpu::gemm) fn unit(isa: crate::isa::Isa) -> Option<tile::Unit> {
+pub(in crate::cpu) fn unit(isa: crate::isa::Isa) -> Option<tile::Unit> {
     use crate::isa::Isa;
     match isa {
         Isa::Amx => Some(tile::Unit::Amx),

@@ -8,15 +8,15 @@ use super::tile::{BLOCK, SIDE, STEPS, TILE};
 use std::arch::x86_64::*;
 
 /// The 16 x 16 pairs of a tile.
-type Pairs = [__m512i; SIDE];
+pub(in crate::cpu) type Pairs = [__m512i; SIDE];
 
 /// One operand: element (line, step) lies at `line * lines + step * steps`, where lines are rows of A or columns
 /// of B.
 #[derive(Clone, Copy)]
-pub(in crate::cpu::gemm) struct Source<T> {
-    pub(in crate::cpu::gemm) data: *const T,
-    pub(in crate::cpu::gemm) lines: usize,
-    pub(in crate::cpu::gemm) steps: usize,
+pub(in crate::cpu) struct Source<T> {
+    pub(in crate::cpu) data: *const T,
+    pub(in crate::cpu) lines: usize,
+    pub(in crate::cpu) steps: usize,
 }
 
 impl<T> Source<T> {
@@ -24,7 +24,7 @@ impl<T> Source<T> {
     ///
     /// # Safety
     /// The element is there.
-    pub(in crate::cpu::gemm) unsafe fn from(self, line: usize, step: usize) -> Self {
+    pub(in crate::cpu) unsafe fn from(self, line: usize, step: usize) -> Self {
         // SAFETY: promised by the caller.
         let data = unsafe { self.data.add(line * self.lines + step * self.steps) };
         Self { data, ..self }
@@ -32,7 +32,7 @@ impl<T> Source<T> {
 }
 
 /// An element of an operand: fp32, rounded while it is packed, or bf16.
-pub(in crate::cpu::gemm) trait Element: Copy + Sync + Default {
+pub(in crate::cpu) trait Element: Copy + Sync + Default {
     /// The first `n` of 32 neighbours as bf16, zero beyond.
     ///
     /// # Safety
@@ -101,7 +101,7 @@ impl Element for u16 {
 
 /// Which operand is packed.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(in crate::cpu::gemm) enum Form {
+pub(in crate::cpu) enum Form {
     /// `[16 lines, 32 steps]`
     A,
     /// `[16 pairs of steps, 16 lines, 2]`
@@ -114,7 +114,7 @@ pub(in crate::cpu::gemm) enum Form {
 /// # Safety
 /// The source has these elements, `to` room for all tiles, and the CPU AVX-512 BW and BF16.
 #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
-pub(in crate::cpu::gemm) unsafe fn pack<T: Element>(
+pub(in crate::cpu) unsafe fn pack<T: Element>(
     x: Source<T>,
     form: Form,
     lines: usize,
@@ -262,7 +262,7 @@ fn rounded(low: __m512, high: __m512) -> __m512i {
 
 /// 16 x 16 pairs transposed.
 #[target_feature(enable = "avx512f")]
-fn transposed(x: Pairs) -> Pairs {
+pub(in crate::cpu) fn transposed(x: Pairs) -> Pairs {
     // Neighbouring rows interleaved, then pairs of them, then quarters exchanged twice.
     let mut y = x;
     for i in (0..SIDE).step_by(2) {

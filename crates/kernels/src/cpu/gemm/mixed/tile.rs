@@ -8,55 +8,55 @@ use std::arch::asm;
 use std::arch::x86_64::*;
 
 /// Rows and columns of a tile of C.
-pub(in crate::cpu::gemm) const SIDE: usize = 16;
+pub(in crate::cpu) const SIDE: usize = 16;
 
 /// Rows and columns of a block of tiles.
-pub(in crate::cpu::gemm) const BLOCK: usize = 2 * SIDE;
+pub(in crate::cpu) const BLOCK: usize = 2 * SIDE;
 
 /// Steps of k in a tile of A or B.
-pub(in crate::cpu::gemm) const STEPS: usize = 32;
+pub(in crate::cpu) const STEPS: usize = 32;
 
 /// Elements of a tile of A or B.
-pub(super) const TILE: usize = SIDE * STEPS;
+pub(in crate::cpu) const TILE: usize = SIDE * STEPS;
 
 /// A block of tiles: C `[16 high, 16 wide]` gets the product of packed operands.
 #[derive(Clone, Copy)]
-pub(super) struct Block {
+pub(in crate::cpu) struct Block {
     /// Tiles of A and of C downwards, 1 or 2.
-    pub(super) high: usize,
+    pub(in crate::cpu) high: usize,
     /// Tiles of B and of C across, 1 or 2.
-    pub(super) wide: usize,
+    pub(in crate::cpu) wide: usize,
     /// How many times 32 steps of k.
-    pub(super) steps: usize,
+    pub(in crate::cpu) steps: usize,
     /// `high` tiles for each of `steps`.
-    pub(super) a: *const u16,
+    pub(in crate::cpu) a: *const u16,
     /// `wide` tiles for each of `steps`.
-    pub(super) b: *const u16,
+    pub(in crate::cpu) b: *const u16,
     /// Whether it is added to what is there.
-    pub(super) add: bool,
-    pub(super) c: *mut f32,
+    pub(in crate::cpu) add: bool,
+    pub(in crate::cpu) c: *mut f32,
     /// Elements between two rows of C.
-    pub(super) rsc: usize,
+    pub(in crate::cpu) rsc: usize,
 }
 
 /// Computes a block.
 ///
 /// # Safety
 /// A, B and C have all their elements, and the CPU has the unit that [`Unit::begin`] was called for on this thread.
-pub(super) type Kernel = unsafe fn(&Block);
+pub(in crate::cpu) type Kernel = unsafe fn(&Block);
 
 /// What multiplies bf16.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::cpu::gemm) enum Unit {
+pub(in crate::cpu) enum Unit {
     Amx,
     Pairs,
 }
 
 /// Tile registers of this thread, released when it goes out of scope: the system need not save them then.
-pub(in crate::cpu::gemm) struct Begun(Unit);
+pub(in crate::cpu) struct Begun(Unit);
 
 impl Begun {
-    pub(super) fn kernel(&self) -> Kernel {
+    pub(in crate::cpu) fn kernel(&self) -> Kernel {
         match self.0 {
             Unit::Amx => amx,
             Unit::Pairs => pairs,
@@ -69,7 +69,7 @@ impl Unit {
     ///
     /// # Safety
     /// The CPU has the unit, and the system lets the process use it.
-    pub(in crate::cpu::gemm) unsafe fn begin(self) -> Begun {
+    pub(in crate::cpu) unsafe fn begin(self) -> Begun {
         if self == Unit::Amx {
             // Palette 1: eight tiles of 16 rows of 64 bytes.
             #[repr(C, align(64))]
@@ -91,13 +91,7 @@ impl Unit {
     ///
     /// # Safety
     /// The CPU has the unit; A and B are the tiles of 32 lines over 32 steps, and C is [32, 32].
-    pub(in crate::cpu::gemm) unsafe fn bare(
-        self,
-        times: usize,
-        a: &[u16],
-        b: &[u16],
-        c: &mut [f32],
-    ) {
+    pub(in crate::cpu) unsafe fn bare(self, times: usize, a: &[u16], b: &[u16], c: &mut [f32]) {
         let (a, b, c) = (a.as_ptr(), b.as_ptr(), c.as_mut_ptr());
         if times == 0 {
             return;
