@@ -10,6 +10,7 @@
 use super::{Layout, Operands, task};
 use crate::cpu::gemm::mixed::pack::{Form, Source, pack, transposed};
 use crate::cpu::gemm::mixed::tile::{BLOCK, Begun, Block, SIDE, STEPS, TILE, Unit};
+use crate::cpu::gemm::mixed::vector::{LOG2_E, exp2, paired, rounded};
 use crate::cpu::scratch::{self, Scratch};
 use crate::cpu::shared::Shared;
 use crate::math;
@@ -305,49 +306,6 @@ unsafe fn summed(
     }
 }
 
-const LOG2_E: f32 = std::f32::consts::LOG2_E;
-
-/// 2^x within 2e-7, zero below 2^-126; NaN stays NaN.
-#[inline]
-#[target_feature(enable = "avx512f")]
-fn exp2(x: __m512) -> __m512 {
-    const NEAREST: i32 = _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC;
-    let there = _mm512_cmp_ps_mask::<_CMP_NLT_UQ>(x, _mm512_set1_ps(-126.0));
-    let n = _mm512_roundscale_ps::<NEAREST>(x);
-    let r = _mm512_sub_ps(x, n);
-    let mut p = _mm512_set1_ps(1.535_336_2e-4);
-    for c in [
-        1.339_887_4e-3,
-        9.618_437e-3,
-        5.550_332_4e-2,
-        2.402_264_7e-1,
-        6.931_472e-1,
-        1.0,
-    ] {
-        p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(c));
-    }
-    _mm512_maskz_scalef_ps(there, p, n)
-}
-
-/// Two rows of 16 columns as pairs, the form of B.
-#[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
-fn paired(row: __m512, next: __m512) -> __m512i {
-    let interleave = _mm512_set_epi16(
-        31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24, 8, 23, 7, 22, 6, 21, 5, 20, 4,
-        19, 3, 18, 2, 17, 1, 16, 0,
-    );
-    _mm512_permutexvar_epi16(interleave, beside(row, next))
-}
-
-/// 32 values as bf16, one after the other: a row of A.
-#[inline]
-#[target_feature(enable = "avx512f,avx512bf16")]
-fn beside(low: __m512, high: __m512) -> __m512i {
-    // SAFETY: both are 64 bytes of plain data.
-    unsafe { std::mem::transmute(_mm512_cvtne2ps_pbh(high, low)) }
-}
-
 /// The columns that see a key of a set.
 #[derive(Clone, Copy)]
 struct Sight {
@@ -588,9 +546,9 @@ unsafe fn strip_gradients(s: &Strip, times: f32, lse: &[f32; QUERIES], delta: &[
                     let line = i + row;
                     let at = (panel * 2 + line / SIDE) * TILE + line % SIDE * STEPS;
                     let [low, high] = p[row];
-                    _mm512_storeu_si512(s.weights.add(at).cast(), beside(low, high));
+                    _mm512_storeu_si512(s.weights.add(at).cast(), rounded(low, high));
                     let [low, high] = ds[row];
-                    _mm512_storeu_si512(s.scores_gradient.add(at).cast(), beside(low, high));
+                    _mm512_storeu_si512(s.scores_gradient.add(at).cast(), rounded(low, high));
                 }
                 for (side, (&even, &odd)) in ds[0].iter().zip(&ds[1]).enumerate() {
                     let at = panel * s.panel + side * TILE + i * SIDE;

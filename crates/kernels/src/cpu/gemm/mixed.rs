@@ -10,7 +10,9 @@ pub(in crate::cpu) mod pack;
 #[cfg(target_arch = "x86_64")]
 pub(in crate::cpu) mod tile;
 #[cfg(target_arch = "x86_64")]
-pub(in crate::cpu) mod walk;
+pub(in crate::cpu) mod vector;
+#[cfg(target_arch = "x86_64")]
+pub(in crate::cpu::gemm) mod walk;
 
 use super::{Shape, product};
 use crate::cpu::{scratch, shared::Shared};

@@ -2,14 +2,14 @@
 
 use super::super::Shape;
 use super::super::mixed::pack::{Element, Form, Source, pack};
-use super::super::mixed::tile::{BLOCK, Begun, SIDE, STEPS, Unit};
+use super::super::mixed::tile::{BLOCK, Begun, SIDE, STEPS, TILE, Unit};
+use super::super::mixed::vector::{lowest, lowest_of_32, rounded, sigmoid, widened};
 use super::super::mixed::walk::{self, ROWS, Sum, depths, part};
 use super::{Ffn, Gradients, Kept};
-use crate::cpu::scratch;
+use crate::cpu::scratch::{self, Scratch};
 use crate::cpu::shared::Shared;
-use crate::isa::multiversion;
-use crate::math::{from_bf16, sigmoid, to_bf16};
 use rayon::prelude::*;
+use std::arch::x86_64::*;
 use std::ops::Range;
 
 /// Hidden units at a time: gate and up of a block of rows take a quarter of a MiB.
@@ -105,12 +105,12 @@ struct Block {
     rows: Range<usize>,
     width: usize,
     /// The rows of an input, packed as A over its whole width, block of k after block of k.
-    input: scratch::Scratch,
+    input: Scratch,
     /// Two values for each row and hidden unit of a chunk, rows [`CHUNK`] apart.
-    first: scratch::Scratch,
-    second: scratch::Scratch,
-    /// Either of them packed as A.
-    tiles: scratch::Scratch,
+    first: Scratch,
+    second: Scratch,
+    /// Two values for each as tiles of A.
+    tiles: [Scratch; 2],
     begun: Begun,
 }
 
@@ -138,7 +138,7 @@ impl Block {
             input,
             first: scratch::take(high * CHUNK),
             second: scratch::take(high * CHUNK),
-            tiles: scratch::take(high * CHUNK / 2),
+            tiles: [(); 2].map(|()| scratch::take(high * CHUNK / 2)),
             // SAFETY: promised by the caller.
             begun: unsafe { unit.begin() },
             rows,
@@ -170,14 +170,14 @@ impl Block {
         }
     }
 
-    /// These rows of C [N, width] = beta C + `hidden`, which is `first` or `second`, times the region of its chunk.
+    /// These rows of C [N, width] = beta C + `tiles` times the region of a chunk.
     ///
     /// # Safety
-    /// The region is packed, `hidden` has their size, and these rows of C are this task's alone.
+    /// The region is packed, the tiles have the size of `units`, and these rows of C are this task's alone.
     unsafe fn contract(
-        &mut self,
+        &self,
         units: usize,
-        hidden: *const f32,
+        tiles: &Scratch,
         region: *const u16,
         beta: f32,
         c: Shared,
@@ -190,31 +190,91 @@ impl Block {
             beta,
             diagonal: None,
         };
-        let (data, lines, steps) = (hidden, CHUNK, 1);
-        let tiles: *mut u16 = self.tiles.as_mut_ptr().cast();
         // SAFETY: promised by the caller.
         unsafe {
-            let from = Source { data, lines, steps };
-            pack(from, Form::A, self.rows.len(), units, tiles);
             let c = c.get().add(self.rows.start * self.width);
+            let tiles = tiles.as_ptr().cast();
             sum.of(&self.begun, tiles, region, c, self.width);
         }
     }
-}
 
-multiversion! {
-    /// gate becomes silu(gate) * up; both are kept.
-    fn activate_and_keep(gate: &mut [f32], up: &[f32], kept_gate: &mut [u16], kept_up: &mut [u16]) {
-        for (((g, &u), kg), ku) in gate.iter_mut().zip(up).zip(kept_gate).zip(kept_up) {
-            (*kg, *ku) = (to_bf16(*g), to_bf16(u));
-            *g = *g * sigmoid(*g) * u;
+    /// Where the hidden units of a row begin in tiles of A over `units`; the next 32 units lie [`Line::apart`] on.
+    fn line(&self, tiles: *mut u16, row: usize, units: usize) -> Line {
+        let strip = row / BLOCK * BLOCK;
+        let high = BLOCK.min(self.rows.len() - strip).div_ceil(SIDE);
+        let at = strip * units.next_multiple_of(STEPS) + (row - strip) / SIDE * TILE;
+        Line {
+            at: tiles.wrapping_add(at + row % SIDE * STEPS),
+            apart: high * TILE,
         }
     }
 }
 
-multiversion! {
-    fn activate(gate: &mut [f32], up: &[f32]) {
-        for (g, &u) in gate.iter_mut().zip(up) { *g = *g * sigmoid(*g) * u; }
+/// A row in tiles of A.
+#[derive(Clone, Copy)]
+struct Line {
+    at: *mut u16,
+    apart: usize,
+}
+
+/// Writes 32 bf16, past the caches where they are whole cache lines: nobody reads them soon.
+///
+/// # Safety
+/// The first `n` elements are there, and the CPU has AVX-512 BW.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw")]
+unsafe fn leave(x: __m512i, to: *mut u16, n: usize) {
+    // SAFETY: promised by the caller.
+    unsafe {
+        if n >= STEPS && to.addr().is_multiple_of(64) {
+            _mm512_stream_si512(to.cast(), x);
+        } else {
+            _mm512_mask_storeu_epi16(to.cast(), lowest_of_32(n), x);
+        }
+    }
+}
+
+/// 32 elements, zero beyond the first `n`.
+///
+/// # Safety
+/// The first `n` are there, and the CPU has AVX-512.
+#[inline]
+#[target_feature(enable = "avx512f")]
+unsafe fn loaded(from: *const f32, n: usize) -> [__m512; 2] {
+    // SAFETY: promised by the caller; masked elements are not read.
+    unsafe {
+        [
+            _mm512_maskz_loadu_ps(lowest(n), from),
+            _mm512_maskz_loadu_ps(lowest(n.saturating_sub(SIDE)), from.wrapping_add(SIDE)),
+        ]
+    }
+}
+
+/// silu(gate) * up for the `n` hidden units of a row into their line; gate and up go where they are kept.
+///
+/// # Safety
+/// Everything is there, and the CPU has AVX-512 BW and BF16.
+#[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
+unsafe fn activate(
+    n: usize,
+    gate: *const f32,
+    up: *const f32,
+    line: Line,
+    kept: Option<(*mut u16, *mut u16)>,
+) {
+    for at in (0..n).step_by(STEPS) {
+        // SAFETY: promised by the caller.
+        unsafe {
+            let (g, u) = (loaded(gate.add(at), n - at), loaded(up.add(at), n - at));
+            let [low, high] =
+                [0, 1].map(|i| _mm512_mul_ps(_mm512_mul_ps(g[i], sigmoid(g[i])), u[i]));
+            let to = line.at.add(at / STEPS * line.apart);
+            _mm512_store_si512(to.cast(), rounded(low, high));
+            if let Some((kept_gate, kept_up)) = kept {
+                leave(rounded(g[0], g[1]), kept_gate.add(at), n - at);
+                leave(rounded(u[0], u[1]), kept_up.add(at), n - at);
+            }
+        }
     }
 }
 
@@ -243,20 +303,17 @@ pub(super) fn forward(unit: Unit, o: &Ffn, out: &mut [f32], kept: Option<Kept>) 
                     let (g, u) = (block.first.as_mut_ptr(), block.second.as_mut_ptr());
                     block.expand(some, gate.region(chunk), g);
                     block.expand(some, up.region(chunk), u);
+                    let tiles = block.tiles[0].as_mut_ptr().cast();
                     for (i, row) in rows.clone().enumerate() {
-                        let g = &mut block.first[i * CHUNK..][..some];
-                        let u = &block.second[i * CHUNK..][..some];
-                        match kept {
-                            None => activate(g, u),
-                            Some((gate, up)) => {
-                                let at = row * f + units.start;
-                                activate_and_keep(g, u, gate.slice(at, some), up.slice(at, some));
-                            }
-                        }
+                        let at = row * f + units.start;
+                        let kept = kept.map(|(gate, up)| (gate.at(at), up.at(at)));
+                        let line = block.line(tiles, i, some);
+                        activate(some, g.add(i * CHUNK), u.add(i * CHUNK), line, kept);
                     }
                     let beta = if chunk == 0 { 0.0 } else { 1.0 };
-                    block.contract(some, g, down.region(chunk), beta, out);
+                    block.contract(some, &block.tiles[0], down.region(chunk), beta, out);
                 }
+                _mm_sfence();
             }
         });
     });
@@ -275,11 +332,9 @@ impl SharedHalves {
         Self(x.as_mut_ptr())
     }
 
-    /// # Safety
-    /// As [`Shared::slice`].
-    unsafe fn slice<'a>(self, at: usize, len: usize) -> &'a mut [u16] {
-        // SAFETY: promised by the caller.
-        unsafe { std::slice::from_raw_parts_mut(self.0.add(at), len) }
+    /// Where an element lies.
+    fn at(self, at: usize) -> *mut u16 {
+        self.0.wrapping_add(at)
     }
 }
 
@@ -288,38 +343,55 @@ const AHEAD: usize = 8;
 
 /// Has some elements brought near: pieces of rows that lie apart, which no prefetcher of the CPU foresees.
 fn soon(from: *const u16, len: usize) {
-    use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
     for at in (0..len).step_by(32) {
         // SAFETY: prefetching follows no pointer.
         unsafe { _mm_prefetch::<_MM_HINT_T0>(from.wrapping_add(at).cast()) };
     }
 }
 
-/// The hidden units of a row in the backward pass.
-struct Row<'a> {
-    gate: &'a [u16],
-    up: &'a [u16],
-    /// The gradient of silu(gate) * up, then that of gate.
-    dh: &'a mut [f32],
-    du: &'a mut [f32],
-    /// silu(gate) * up and the gradients, as operands of the products with the input.
-    h: &'a mut [u16],
-    dg_half: &'a mut [u16],
-    du_half: &'a mut [u16],
+/// Hidden units of a row in the backward pass.
+struct Row {
+    gate: *const u16,
+    up: *const u16,
+    /// The gradient of silu(gate) * up.
+    dh: *const f32,
+    /// Where the gradients of gate and up go as A.
+    lines: [Line; 2],
+    /// Where silu(gate) * up and both gradients go for the products with the input.
+    rows: [*mut u16; 3],
 }
 
-multiversion! {
-    fn gradients(row: Row) {
-        let n = row.gate.len();
-        let (gate, up, dh, du) = (&row.gate[..n], &row.up[..n], &mut row.dh[..n], &mut row.du[..n]);
-        let (h, dg_half, du_half) = (&mut row.h[..n], &mut row.dg_half[..n], &mut row.du_half[..n]);
-        for i in 0..n {
-            let (g, u, d) = (from_bf16(gate[i]), from_bf16(up[i]), dh[i]);
-            let s = sigmoid(g);
-            let silu = g * s;
-            let (dg, dup) = (d * u * (s * (1.0 + g * (1.0 - s))), d * silu);
-            (dh[i], du[i]) = (dg, dup);
-            (h[i], dg_half[i], du_half[i]) = (to_bf16(silu * u), to_bf16(dg), to_bf16(dup));
+/// Gradients of the `n` hidden units of a row.
+///
+/// # Safety
+/// As [`activate`].
+#[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
+unsafe fn gradients(n: usize, row: &Row) {
+    let one = _mm512_set1_ps(1.0);
+    for at in (0..n).step_by(STEPS) {
+        // SAFETY: promised by the caller.
+        unsafe {
+            let some = lowest_of_32(n - at);
+            let [g, u] = [row.gate, row.up]
+                .map(|x| widened(_mm512_maskz_loadu_epi16(some, x.add(at).cast())));
+            let d = loaded(row.dh.add(at), n - at);
+            let mut out = [[_mm512_setzero_ps(); 2]; 3];
+            for i in 0..2 {
+                let s = sigmoid(g[i]);
+                let silu = _mm512_mul_ps(g[i], s);
+                // s (1 + g (1 - s)) = s + silu (1 - s)
+                let slope = _mm512_fmadd_ps(silu, _mm512_sub_ps(one, s), s);
+                out[0][i] = _mm512_mul_ps(silu, u[i]);
+                out[1][i] = _mm512_mul_ps(_mm512_mul_ps(d[i], u[i]), slope);
+                out[2][i] = _mm512_mul_ps(d[i], silu);
+            }
+            let halves = out.map(|[low, high]| rounded(low, high));
+            for (line, half) in row.lines.iter().zip(&halves[1..]) {
+                _mm512_store_si512(line.at.add(at / STEPS * line.apart).cast(), *half);
+            }
+            for (to, half) in row.rows.iter().zip(halves) {
+                leave(half, to.add(at), n - at);
+            }
         }
     }
 }
@@ -360,30 +432,31 @@ pub(super) fn backward(
                 for chunk in 0..f.div_ceil(CHUNK) {
                     let units = of_chunk(chunk, f);
                     let some = units.len();
-                    let (g, u) = (block.first.as_mut_ptr(), block.second.as_mut_ptr());
-                    block.expand(some, down.region(chunk), g);
+                    let dh = block.first.as_mut_ptr();
+                    block.expand(some, down.region(chunk), dh);
+                    let tiles = block.tiles.each_mut().map(|x| x.as_mut_ptr().cast());
                     for (i, row) in rows.clone().enumerate() {
                         let at = row * f + units.start;
                         let next = at + AHEAD * f;
                         soon(gate.as_ptr().wrapping_add(next), some);
                         soon(up.as_ptr().wrapping_add(next), some);
-                        let [h, dg_half, du_half] = outputs.map(|x| x.slice(at, some));
-                        gradients(Row {
-                            gate: &gate[at..at + some],
-                            up: &up[at..at + some],
-                            dh: &mut block.first[i * CHUNK..][..some],
-                            du: &mut block.second[i * CHUNK..][..some],
-                            h,
-                            dg_half,
-                            du_half,
-                        });
+                        let row = Row {
+                            gate: gate.as_ptr().add(at),
+                            up: up.as_ptr().add(at),
+                            dh: dh.add(i * CHUNK),
+                            lines: tiles.map(|x| block.line(x, i, some)),
+                            rows: outputs.map(|x| x.at(at)),
+                        };
+                        gradients(some, &row);
                     }
                     if let Some((dx, beta)) = dx {
                         let beta = if chunk == 0 { beta } else { 1.0 };
-                        block.contract(some, g, by_gate.region(chunk), beta, dx);
-                        block.contract(some, u, by_up.region(chunk), 1.0, dx);
+                        let [by_g, by_u] = [by_gate.region(chunk), by_up.region(chunk)];
+                        block.contract(some, &block.tiles[0], by_g, beta, dx);
+                        block.contract(some, &block.tiles[1], by_u, 1.0, dx);
                     }
                 }
+                _mm_sfence();
             }
         });
     });

@@ -5,6 +5,7 @@
 //! are transposed where that gave the other form. What lies beyond an operand's edge is zero.
 
 use super::tile::{BLOCK, SIDE, STEPS, TILE};
+use super::vector::{interleaved, lowest, lowest_of_32, rounded};
 use std::arch::x86_64::*;
 
 /// The 16 x 16 pairs of a tile.
@@ -57,8 +58,8 @@ impl Element for f32 {
             }
             let beyond = from.wrapping_add(16);
             rounded(
-                _mm512_maskz_loadu_ps(mask(n), from),
-                _mm512_maskz_loadu_ps(mask(n.saturating_sub(16)), beyond),
+                _mm512_maskz_loadu_ps(lowest(n), from),
+                _mm512_maskz_loadu_ps(lowest(n.saturating_sub(16)), beyond),
             )
         }
     }
@@ -66,7 +67,7 @@ impl Element for f32 {
     // SAFETY: as the trait says.
     #[inline(always)]
     unsafe fn two(low: *const f32, high: *const f32, n: usize) -> __m512i {
-        let mask = mask(n);
+        let mask = lowest(n);
         // SAFETY: promised by the caller; masked elements are not read.
         unsafe {
             rounded(
@@ -81,7 +82,7 @@ impl Element for u16 {
     // SAFETY: as the trait says.
     #[inline(always)]
     unsafe fn neighbours(from: *const u16, n: usize) -> __m512i {
-        let mask = if n >= STEPS { !0 } else { (1 << n) - 1 };
+        let mask = lowest_of_32(n);
         // SAFETY: promised by the caller; masked elements are not read.
         unsafe { _mm512_maskz_loadu_epi16(mask, from.cast()) }
     }
@@ -216,10 +217,6 @@ unsafe fn across<T: Element>(
     steps: usize,
 ) -> Pairs {
     let mut pairs = [_mm512_setzero_si512(); SIDE];
-    let interleave = _mm512_set_epi16(
-        31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24, 8, 23, 7, 22, 6, 21, 5, 20, 4,
-        19, 3, 18, 2, 17, 1, 16, 0,
-    );
     let zeros = [T::default(); SIDE];
     for (i, pairs) in pairs.iter_mut().enumerate().take(steps.div_ceil(2)) {
         // SAFETY: promised by the caller; only steps that are there are read.
@@ -243,21 +240,9 @@ unsafe fn across<T: Element>(
                 T::two(x.as_ptr(), y.as_ptr(), SIDE)
             }
         };
-        *pairs = _mm512_permutexvar_epi16(interleave, both);
+        *pairs = interleaved(both);
     }
     pairs
-}
-
-/// The lowest `n` of 16 lanes.
-fn mask(n: usize) -> __mmask16 {
-    if n >= 16 { !0 } else { (1 << n) - 1 }
-}
-
-/// 32 elements as bf16, to the nearest and ties to even; denormals become zero.
-#[target_feature(enable = "avx512f,avx512bf16")]
-fn rounded(low: __m512, high: __m512) -> __m512i {
-    // SAFETY: both are 64 bytes of plain data.
-    unsafe { std::mem::transmute(_mm512_cvtne2ps_pbh(high, low)) }
 }
 
 /// 16 x 16 pairs transposed.
