@@ -27,7 +27,9 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use tensor::ops::memory::Memorised;
 use tensor::ops::ternary::{PackedTernary, TernarySettings};
-use tensor::{Attended, AttentionLayout, Ids, MemoryShape, Range, Rotation, Tape, Tensor, Var};
+use tensor::{
+    Attended, AttentionLayout, FeedForward, Ids, MemoryShape, Range, Rotation, Tape, Tensor, Var,
+};
 
 /// A model: configuration and tensors.
 #[derive(Clone, Debug)]
@@ -259,23 +261,25 @@ impl Cognate {
             o = t.mix(gate, a, m);
         }
         let h = t.add(h, scaled(self.linear(p, o, &name("attn.o.weight"))));
-        let n = t.rms_norm(h, p.var(&name("norm2.weight")), c.eps);
-        t.add(h, scaled(self.feed_forward(p, block, n)))
-    }
-
-    /// The feed-forward layer of a block: at once, unless something is to happen to one of its maps.
-    fn feed_forward(&self, p: &Bound, block: usize, n: Var) -> Var {
-        let [gate, up, down] =
-            ["gate", "up", "down"].map(|s| format!("blocks.{block}.ffn.{s}.weight"));
+        // At once, unless something is to happen to the layer or one of its maps.
+        let [gate, up, down] = ["ffn.gate.weight", "ffn.up.weight", "ffn.down.weight"].map(name);
         let plain = |name: &String| self.is_plain(name);
-        if !p.watches() && [&gate, &up, &down].into_iter().all(plain) {
+        let gain = p.var(&name("norm2.weight"));
+        if b.scale == 1.0 && !p.watches() && [&gate, &up, &down].into_iter().all(plain) {
             let [gate, up, down] = [gate, up, down].map(|name| p.var(&name));
-            return p.tape.feed_forward(n, gate, up, down);
+            let eps = c.eps;
+            let layer = FeedForward {
+                gain,
+                eps,
+                gate,
+                up,
+                down,
+            };
+            return t.feed_forward(h, layer);
         }
-        let hidden = p
-            .tape
-            .swiglu(self.linear(p, n, &gate), self.linear(p, n, &up));
-        self.linear(p, hidden, &down)
+        let n = t.rms_norm(h, gain, c.eps);
+        let hidden = t.swiglu(self.linear(p, n, &gate), self.linear(p, n, &up));
+        t.add(h, scaled(self.linear(p, hidden, &down)))
     }
 
     /// Whether a linear map is a product with its weights as they are.

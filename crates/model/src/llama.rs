@@ -13,7 +13,7 @@ use crate::batch::Batch;
 use crate::generate::{LanguageModel, Stream};
 use crate::params::{Bound, Params, Role};
 use std::sync::Arc;
-use tensor::{Attended, AttentionLayout, Range, Rotation, Tape, Tensor, Var};
+use tensor::{Attended, AttentionLayout, FeedForward, Range, Rotation, Tape, Tensor, Var};
 
 /// What a Llama is made of.
 #[derive(Clone, Debug, PartialEq)]
@@ -211,9 +211,14 @@ impl Llama {
                 h,
                 t.linear(t.attention(a, layout.clone()), w("self_attn.o_proj")),
             );
-            let n = t.rms_norm(h, w("post_attention_layernorm"), c.eps);
-            let [gate, up, down] = ["mlp.gate_proj", "mlp.up_proj", "mlp.down_proj"].map(w);
-            h = t.add(h, t.feed_forward(n, gate, up, down));
+            let layer = FeedForward {
+                gain: w("post_attention_layernorm"),
+                eps: c.eps,
+                gate: w("mlp.gate_proj"),
+                up: w("mlp.up_proj"),
+                down: w("mlp.down_proj"),
+            };
+            h = t.feed_forward(h, layer);
             t.forget(begin, &[h]);
         }
         if let Some((cache, sequences)) = streaming {

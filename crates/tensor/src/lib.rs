@@ -27,6 +27,7 @@ pub use kernels::precision;
 pub use kernels::probe;
 pub use kernels::random;
 pub use ops::attention::{Attended, AttentionLayout};
+pub use ops::layers::FeedForward;
 pub use ops::memory::{MemoryShape, MemoryState};
 pub use ops::norm::Rotation;
 pub use tape::{Grads, Tape, Var};

@@ -8,7 +8,7 @@ use model::llama::{Llama, LlamaConfig};
 use std::sync::Arc;
 use tensor::optim::{AdamW, adamw_};
 use tensor::random::Counted;
-use tensor::{Attended, AttentionLayout, Grads, Tape, Tensor, Var};
+use tensor::{Attended, AttentionLayout, FeedForward, Grads, Tape, Tensor, Var};
 
 const LAYERS: usize = 8;
 const WIDTH: usize = 512;
@@ -139,8 +139,14 @@ impl Decoder {
             };
             let a = tape.attention(attended, layout.clone());
             h = tape.add(h, tape.linear(a, p[4]));
-            let n = tape.rms_norm(h, p[5], EPS);
-            h = tape.add(h, tape.feed_forward(n, p[6], p[7], p[8]));
+            let layer = FeedForward {
+                gain: p[5],
+                eps: EPS,
+                gate: p[6],
+                up: p[7],
+                down: p[8],
+            };
+            h = tape.feed_forward(h, layer);
         }
         let last = 1 + LAYERS * PER_LAYER;
         let h = tape.rms_norm(h, vars[last], EPS);

@@ -10,7 +10,7 @@ use crate::math;
 use rayon::prelude::*;
 
 multiversion! {
-    fn rms_row(x: &[f32], w: &[f32], eps: f32, y: &mut [f32]) -> f32 {
+    pub(super) fn rms_row(x: &[f32], w: &[f32], eps: f32, y: &mut [f32]) -> f32 {
         let r = 1.0 / (math::dot(x, x) / x.len() as f32 + eps).sqrt();
         for ((y, &x), &w) in y.iter_mut().zip(x).zip(w) { *y = x * r * w; }
         r
@@ -18,7 +18,7 @@ multiversion! {
 }
 
 multiversion! {
-    fn rms_backward_row(x: &[f32], w: &[f32], r: f32, dy: &[f32], add: bool, dx: &mut [f32], dw: &mut [f32]) {
+    pub(super) fn rms_backward_row(x: &[f32], w: &[f32], r: f32, dy: &[f32], add: bool, dx: &mut [f32], dw: &mut [f32]) {
         // dx = r (g - x r^2 mean(g x)), with g = dy w
         let n = x.len();
         let (w, dy, dx, dw) = (&w[..n], &dy[..n], &mut dx[..n], &mut dw[..n]);

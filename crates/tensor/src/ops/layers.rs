@@ -4,14 +4,30 @@ use crate::{DType, Ids, Segments, Tape, Tensor, Var};
 use kernels::cpu::gemm::ffn;
 use kernels::cpu::{conv, loss};
 
-/// The operands x, gate, up and down of a feed-forward layer.
-fn layer([x, gate, up, down]: &[Tensor; 4]) -> ffn::Ffn<'_> {
+/// The weights of a pre-norm feed-forward layer.
+#[derive(Clone, Copy, Debug)]
+pub struct FeedForward {
+    /// Gain of the norm, [W].
+    pub gain: Var,
+    /// Added to the mean square of a row.
+    pub eps: f32,
+    /// [F, W]
+    pub gate: Var,
+    /// [F, W]
+    pub up: Var,
+    /// [W, F]
+    pub down: Var,
+}
+
+/// The operands x, gain, gate, up and down of a feed-forward layer.
+fn layer([x, gain, gate, up, down]: &[Tensor; 5], eps: f32) -> ffn::Ffn<'_> {
     ffn::Ffn {
         x: x.data(),
+        gain: gain.data(),
+        eps,
         gate: gate.data(),
         up: up.data(),
         down: down.data(),
-        width: x.cols(),
     }
 }
 
@@ -44,55 +60,77 @@ impl Tape {
         })
     }
 
-    /// (SiLU(x gate^T) * (x up^T)) down^T for x [N, W], gate and up [F, W], down [W, F] -> [N, W]
+    /// x + (SiLU(n gate^T) * (n up^T)) down^T with n = x / rms(x) * gain, for x [N, W] -> [N, W]
     ///
-    /// Where products of bf16 are fast the three stay together, so that what is between them is never in memory in
-    /// fp32; else it is three products.
+    /// Where products of bf16 are fast all of it stays together, so that what is between is never in memory in
+    /// fp32; else it is made of the operations.
     #[track_caller]
-    pub fn feed_forward(&self, x: Var, gate: Var, up: Var, down: Var) -> Var {
-        let held = [x, gate, up, down].map(|v| self.value(v));
-        let [xv, g, u, d] = &held;
+    pub fn feed_forward(&self, x: Var, layer_of: FeedForward) -> Var {
+        let FeedForward {
+            gain,
+            eps,
+            gate,
+            up,
+            down,
+        } = layer_of;
+        let inputs = [x, gain, gate, up, down];
+        let held = inputs.map(|v| self.value(v));
+        let [xv, gv, g, u, d] = &held;
         let (n, w, f) = (xv.rows(), xv.cols(), g.rows());
         assert!(
-            g.cols() == w && u.dims() == g.dims() && d.rows() == w && d.cols() == f,
-            "feed_forward: x {:?}, gate {:?}, up {:?}, down {:?}",
+            gv.numel() == w
+                && g.cols() == w
+                && u.dims() == g.dims()
+                && d.rows() == w
+                && d.cols() == f,
+            "feed_forward: x {:?}, gain {:?}, gate {:?}, up {:?}, down {:?}",
             xv.dims(),
+            gv.dims(),
             g.dims(),
             u.dims(),
             d.dims()
         );
         let halves = [g, u, d].iter().any(|v| v.dtype() != DType::F32);
         if halves || !ffn::suits(n, w, f) {
-            let hidden = self.swiglu(self.linear(x, gate), self.linear(x, up));
-            return self.linear(hidden, down);
+            let n = self.rms_norm(x, gain, eps);
+            let hidden = self.swiglu(self.linear(n, gate), self.linear(n, up));
+            return self.add(x, self.linear(hidden, down));
         }
         self.count_flops(6 * n * w * f);
         let mut out = Tensor::dirty(&[n, w]);
-        let inputs = [x, gate, up, down];
         let kept = inputs.iter().any(|&v| self.needs_grad(v));
         // Gate and up in bf16, in the place of one of them in fp32.
         let mut room = Tensor::dirty(&[if kept { n * f } else { 0 }]);
-        let operands = layer(&held);
+        let mut rstd = vec![0.0; if kept { n } else { 0 }];
+        let operands = layer(&held, eps);
         if kept {
             let (gate, up) = ffn::halves(room.data_mut()).split_at_mut(n * f);
-            ffn::forward(&operands, out.data_mut(), Some(ffn::Kept { gate, up }));
+            let rstd = &mut rstd;
+            ffn::forward(
+                &operands,
+                out.data_mut(),
+                Some(ffn::Kept { gate, up, rstd }),
+            );
         } else {
             ffn::forward(&operands, out.data_mut(), None);
         }
         self.push(out, &inputs, move |dy, sink| {
             let (gate, up) = ffn::halves_of(room.data()).split_at(n * f);
             let mut targets = inputs.map(|v| sink.wants(v).then(|| sink.take(v)));
-            let [x, g, u, d] = &mut targets;
+            let [x, gain, g, u, d] = &mut targets;
             fn gradient(t: &mut Option<(Tensor, f32)>) -> Option<(&mut [f32], f32)> {
                 t.as_mut().map(|(t, beta)| (t.data_mut(), *beta))
             }
             let grads = ffn::Gradients {
                 x: gradient(x),
+                gain: gradient(gain),
                 gate: gradient(g),
                 up: gradient(u),
                 down: gradient(d),
             };
-            ffn::backward(&layer(&held), gate, up, dy.data(), grads);
+            let rstd = &rstd;
+            let saved = ffn::Saved { gate, up, rstd };
+            ffn::backward(&layer(&held, eps), saved, dy.data(), grads);
             for (v, target) in inputs.into_iter().zip(targets) {
                 if let Some((gradient, _)) = target {
                     sink.add(v, gradient);

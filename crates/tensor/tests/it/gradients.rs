@@ -5,7 +5,9 @@ use std::borrow::Borrow;
 use std::sync::Arc;
 use tensor::ops::memory::Memorised;
 use tensor::random::Counted;
-use tensor::{Attended, AttentionLayout, MemoryShape, Rotation, Segments, Tape, Tensor, Var};
+use tensor::{
+    Attended, AttentionLayout, FeedForward, MemoryShape, Rotation, Segments, Tape, Tensor, Var,
+};
 
 type Operation = Box<dyn Fn(&Tape, &[Var]) -> Var>;
 
@@ -97,8 +99,17 @@ fn elementwise() -> Vec<Case> {
         ),
         case(
             "feed_forward",
-            [x(&[5, 6]), y(&[9, 6]), x(&[9, 6]), y(&[6, 9])],
-            |t, v| t.feed_forward(v[0], v[1], v[2], v[3]),
+            [x(&[5, 6]), y(&[6]), y(&[9, 6]), x(&[9, 6]), y(&[6, 9])],
+            |t, v| {
+                let layer = FeedForward {
+                    gain: v[1],
+                    eps: 1e-3,
+                    gate: v[2],
+                    up: v[3],
+                    down: v[4],
+                };
+                t.feed_forward(v[0], layer)
+            },
         ),
     ]
 }

@@ -1,8 +1,10 @@
-//! The feed-forward layer SwiGLU, y = (silu(x Gᵀ) * (x Uᵀ)) Dᵀ, on bf16 operands: its three products as one walk.
+//! A pre-norm feed-forward layer, y = x + (silu(n Gᵀ) * (n Uᵀ)) Dᵀ with n = N(x) an RMS norm, on bf16 operands: norm,
+//! three products and sum as one walk.
 //!
-//! A block of rows goes through all three while it is in the second-level cache, a few hidden units at a time, so
-//! that gate, up and their product are never written to memory in fp32. For the backward pass gate and up are kept
-//! in bf16; it hands their gradients to the products with the input in bf16 as well, as it would anyway.
+//! A block of rows goes through all of it while it is in the second-level cache, a few hidden units at a time, so
+//! that the normed rows, gate, up and their product are never written to memory in fp32. For the backward pass
+//! gate and up are kept in bf16, and one number a row of the norm; it hands gradients and normed rows to the products
+//! over rows in bf16 as well, as those would round them anyway.
 //!
 //! Legend: N rows, W width, F hidden units; x [N, W], G and U [F, W], D [W, F].
 
@@ -16,28 +18,45 @@ use crate::precision::{self, Precision};
 pub struct Ffn<'a> {
     /// [N, W]
     pub x: &'a [f32],
+    /// Gain of the norm, [W].
+    pub gain: &'a [f32],
+    /// Added to the mean square of a row.
+    pub eps: f32,
     /// [F, W]
     pub gate: &'a [f32],
     /// [F, W]
     pub up: &'a [f32],
     /// [W, F]
     pub down: &'a [f32],
-    /// W
-    pub width: usize,
 }
 
-/// Gate and up as bf16, each [N, F].
+/// What the backward pass wants.
 pub struct Kept<'a> {
-    /// x Gᵀ
+    /// n Gᵀ as bf16, [N, F].
     pub gate: &'a mut [u16],
-    /// x Uᵀ
+    /// n Uᵀ as bf16, [N, F].
     pub up: &'a mut [u16],
+    /// Reciprocal root mean square of each row, [N].
+    pub rstd: &'a mut [f32],
+}
+
+/// What [`Kept`] holds, to read.
+#[derive(Clone, Copy)]
+pub struct Saved<'a> {
+    /// As [`Kept::gate`].
+    pub gate: &'a [u16],
+    /// As [`Kept::up`].
+    pub up: &'a [u16],
+    /// As [`Kept::rstd`].
+    pub rstd: &'a [f32],
 }
 
 /// Where gradients go, each with what its old value counts: 1 adds to it, 0 puts the gradient in its place.
 pub struct Gradients<'a> {
     /// [N, W]
     pub x: Option<(&'a mut [f32], f32)>,
+    /// [W]
+    pub gain: Option<(&'a mut [f32], f32)>,
     /// [F, W]
     pub gate: Option<(&'a mut [f32], f32)>,
     /// [F, W]
@@ -59,16 +78,20 @@ pub fn halves_of(x: &[f32]) -> &[u16] {
 }
 
 impl Ffn<'_> {
+    fn width(&self) -> usize {
+        self.gain.len()
+    }
+
     fn rows(&self) -> usize {
-        self.x.len() / self.width
+        self.x.len() / self.width()
     }
 
     fn hidden(&self) -> usize {
-        self.gate.len() / self.width
+        self.gate.len() / self.width()
     }
 
     fn check(&self) {
-        let (n, f, w) = (self.rows(), self.hidden(), self.width);
+        let (n, f, w) = (self.rows(), self.hidden(), self.width());
         assert!(
             [
                 self.x.len(),
@@ -113,14 +136,19 @@ pub fn forward(o: &Ffn, out: &mut [f32], kept: Option<Kept>) {
 ///
 /// # Panics
 /// Where [`suits`] says no.
-pub fn backward(o: &Ffn, gate: &[u16], up: &[u16], dy: &[f32], grads: Gradients) {
+pub fn backward(o: &Ffn, saved: Saved, dy: &[f32], grads: Gradients) {
     o.check();
     assert_eq!(dy.len(), o.x.len(), "ffn: length of the gradient");
+    let (hidden, rows) = (o.rows() * o.hidden(), o.rows());
+    assert!(
+        [saved.gate.len(), saved.up.len(), saved.rstd.len()] == [hidden, hidden, rows],
+        "ffn: what was kept"
+    );
     #[cfg(target_arch = "x86_64")]
     if let Some(unit) = mixed::unit(isa::detect()) {
-        return fused::backward(unit, o, gate, up, dy, grads);
+        return fused::backward(unit, o, saved, dy, grads);
     }
-    let _ = (gate, up, grads);
+    let _ = (saved, grads);
     unreachable!("ffn: the CPU does not multiply bf16");
 }
 

@@ -5,7 +5,8 @@ use super::super::mixed::pack::{Element, Form, Source, pack};
 use super::super::mixed::tile::{BLOCK, Begun, SIDE, STEPS, TILE, Unit};
 use super::super::mixed::vector::{lowest, lowest_of_32, rounded, sigmoid, widened};
 use super::super::mixed::walk::{self, ROWS, Sum, depths, part};
-use super::{Ffn, Gradients, Kept};
+use super::{Ffn, Gradients, Kept, Saved};
+use crate::cpu::norm;
 use crate::cpu::scratch::{self, Scratch};
 use crate::cpu::shared::Shared;
 use rayon::prelude::*;
@@ -115,27 +116,15 @@ struct Block {
 }
 
 impl Block {
-    /// The rows of `x` [N, width].
+    /// Room for some rows.
     ///
     /// # Safety
-    /// The CPU has the unit, and the rows are there.
-    unsafe fn new(unit: Unit, rows: Range<usize>, x: &[f32], width: usize) -> Self {
+    /// The CPU has the unit.
+    unsafe fn new(unit: Unit, rows: Range<usize>, width: usize) -> Self {
         let high = rows.len().next_multiple_of(SIDE);
-        let mut input = scratch::take(high * width.next_multiple_of(STEPS) / 2);
-        let to: *mut u16 = input.as_mut_ptr().cast();
-        let (data, lines, steps) = (x.as_ptr(), width, 1);
-        let from = Source { data, lines, steps };
-        for steps in depths(width) {
-            // SAFETY: promised by the caller, and there is room for the tiles.
-            unsafe {
-                let from = from.from(rows.start, steps.start);
-                let to = to.add(high * steps.start);
-                pack(from, Form::A, rows.len(), steps.len(), to);
-            }
-        }
         Self {
             width,
-            input,
+            input: scratch::take(high * width.next_multiple_of(STEPS) / 2),
             first: scratch::take(high * CHUNK),
             second: scratch::take(high * CHUNK),
             tiles: [(); 2].map(|()| scratch::take(high * CHUNK / 2)),
@@ -143,6 +132,47 @@ impl Block {
             begun: unsafe { unit.begin() },
             rows,
         }
+    }
+
+    /// Packs the rows of the input that begin `at` some row of the block: all, or whole strips.
+    ///
+    /// # Safety
+    /// `x` has these rows, and the CPU the unit.
+    unsafe fn pack(&mut self, x: &[f32], at: usize) {
+        let high = self.rows.len().next_multiple_of(SIDE);
+        let to: *mut u16 = self.input.as_mut_ptr().cast();
+        let rows = x.len() / self.width;
+        let (data, lines, steps) = (x.as_ptr(), self.width, 1);
+        let from = Source { data, lines, steps };
+        for steps in depths(self.width) {
+            let before = high * steps.start + at * steps.len().next_multiple_of(STEPS);
+            // SAFETY: promised by the caller, and there is room for the tiles.
+            unsafe {
+                let from = from.from(0, steps.start);
+                pack(from, Form::A, rows, steps.len(), to.add(before));
+            }
+        }
+    }
+
+    /// Packs the normed rows of the layer's input.
+    ///
+    /// # Safety
+    /// The CPU has the unit.
+    unsafe fn norm(&mut self, o: &Ffn, rstd: Shared) {
+        let w = self.width;
+        scratch::with(BLOCK * w, |strip| {
+            for at in (0..self.rows.len()).step_by(BLOCK) {
+                let rows = BLOCK.min(self.rows.len() - at);
+                for i in 0..rows {
+                    let row = self.rows.start + at + i;
+                    let (x, y) = (&o.x[row * w..][..w], &mut strip[i * w..][..w]);
+                    // SAFETY: a row is of one task.
+                    unsafe { rstd.slice(row, 1)[0] = norm::rms_row(x, o.gain, o.eps, y) };
+                }
+                // SAFETY: passed on from the caller.
+                unsafe { self.pack(&strip[..rows * w], at) };
+            }
+        });
     }
 
     /// The input times the region of a chunk of `units` into `to`, which is `first` or `second`.
@@ -170,18 +200,19 @@ impl Block {
         }
     }
 
-    /// These rows of C [N, width] = beta C + `tiles` times the region of a chunk.
+    /// C [rows, width] = beta C + `tiles` times the region of a chunk.
     ///
     /// # Safety
-    /// The region is packed, the tiles have the size of `units`, and these rows of C are this task's alone.
+    /// The region is packed, the tiles have the size of `units`, and C is this task's alone.
     unsafe fn contract(
         &self,
         units: usize,
         tiles: &Scratch,
         region: *const u16,
         beta: f32,
-        c: Shared,
+        c: &mut [f32],
     ) {
+        debug_assert_eq!(c.len(), self.rows.len() * self.width);
         let sum = Sum {
             rows: self.rows.len(),
             cols: self.width,
@@ -192,9 +223,8 @@ impl Block {
         };
         // SAFETY: promised by the caller.
         unsafe {
-            let c = c.get().add(self.rows.start * self.width);
             let tiles = tiles.as_ptr().cast();
-            sum.of(&self.begun, tiles, region, c, self.width);
+            sum.of(&self.begun, tiles, region, c.as_mut_ptr(), self.width);
         }
     }
 
@@ -279,13 +309,18 @@ unsafe fn activate(
 }
 
 pub(super) fn forward(unit: Unit, o: &Ffn, out: &mut [f32], kept: Option<Kept>) {
-    let (n, w, f) = (o.rows(), o.width, o.hidden());
+    let (n, w, f) = (o.rows(), o.width(), o.hidden());
     let out = Shared::new(out);
-    let kept = kept.map(|k| {
-        let room = k.gate.len() == n * f && k.up.len() == n * f;
-        assert!(room, "ffn: room for what is kept");
-        (SharedHalves::new(k.gate), SharedHalves::new(k.up))
-    });
+    let mut unkept = scratch::take(if kept.is_none() { n } else { 0 });
+    let (kept, rstd) = match kept {
+        Some(k) => {
+            let room = [k.gate.len(), k.up.len(), k.rstd.len()] == [n * f, n * f, n];
+            assert!(room, "ffn: room for what is kept");
+            let halves = (SharedHalves::new(k.gate), SharedHalves::new(k.up));
+            (Some(halves), Shared::new(k.rstd))
+        }
+        None => (None, Shared::new(&mut unkept)),
+    };
     let weights = [
         (o.gate, [w, 1], Hidden::Columns),
         (o.up, [w, 1], Hidden::Columns),
@@ -296,7 +331,10 @@ pub(super) fn forward(unit: Unit, o: &Ffn, out: &mut [f32], kept: Option<Kept>) 
             // SAFETY: the CPU has the unit; the weights are packed, and these rows of the outputs are this task's
             // alone.
             unsafe {
-                let mut block = Block::new(unit, rows.clone(), o.x, w);
+                let mut block = Block::new(unit, rows.clone(), w);
+                block.norm(o, rstd);
+                let out = out.slice(rows.start * w, rows.len() * w);
+                out.copy_from_slice(&o.x[rows.start * w..rows.end * w]);
                 for chunk in 0..f.div_ceil(CHUNK) {
                     let units = of_chunk(chunk, f);
                     let some = units.len();
@@ -310,8 +348,7 @@ pub(super) fn forward(unit: Unit, o: &Ffn, out: &mut [f32], kept: Option<Kept>) 
                         let line = block.line(tiles, i, some);
                         activate(some, g.add(i * CHUNK), u.add(i * CHUNK), line, kept);
                     }
-                    let beta = if chunk == 0 { 0.0 } else { 1.0 };
-                    block.contract(some, &block.tiles[0], down.region(chunk), beta, out);
+                    block.contract(some, &block.tiles[0], down.region(chunk), 1.0, out);
                 }
                 _mm_sfence();
             }
@@ -396,39 +433,58 @@ unsafe fn gradients(n: usize, row: &Row) {
     }
 }
 
-pub(super) fn backward(
-    unit: Unit,
-    o: &Ffn,
-    gate: &[u16],
-    up: &[u16],
-    dy: &[f32],
-    grads: Gradients,
-) {
-    let (n, w, f) = (o.rows(), o.width, o.hidden());
-    assert!(
-        gate.len() == n * f && up.len() == n * f,
-        "ffn: what was kept"
-    );
+/// The normed rows of the layer's input once more, as bf16: `to` [rows, W].
+///
+/// # Safety
+/// The CPU has AVX-512 BW and BF16, and `to` the room.
+#[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
+unsafe fn normed(o: &Ffn, rows: Range<usize>, rstd: &[f32], to: *mut u16) {
+    let w = o.width();
+    for (i, row) in rows.enumerate() {
+        let (x, r) = (&o.x[row * w..][..w], _mm512_set1_ps(rstd[row]));
+        for at in (0..w).step_by(STEPS) {
+            // SAFETY: promised by the caller.
+            unsafe {
+                let x = loaded(x.as_ptr().add(at), w - at);
+                let gain = loaded(o.gain.as_ptr().add(at), w - at);
+                let [low, high] = [0, 1].map(|i| _mm512_mul_ps(_mm512_mul_ps(x[i], r), gain[i]));
+                let some = lowest_of_32(w - at);
+                _mm512_mask_storeu_epi16(to.add(i * w + at).cast(), some, rounded(low, high));
+            }
+        }
+    }
+}
+
+pub(super) fn backward(unit: Unit, o: &Ffn, saved: Saved, dy: &[f32], grads: Gradients) {
+    let (n, w, f) = (o.rows(), o.width(), o.hidden());
     let dx = grads.x.map(|(x, beta)| {
         assert_eq!(x.len(), n * w, "ffn: gradient of x");
         (Shared::new(x), beta)
     });
-    // silu(gate) * up and the gradients of gate and up, [N, F] each.
-    let mut room = scratch::take((3 * n * f).div_ceil(2));
+    let through = dx.is_some() || grads.gain.is_some();
+    // silu(gate) * up and the gradients of gate and up, [N, F] each; normed rows, [N, W].
+    let mut room = scratch::take((3 * n * f + n * w).div_ceil(2));
     let (h, rest) = super::halves(&mut room).split_at_mut(n * f);
-    let (dg, du) = rest.split_at_mut(n * f);
-    let du = &mut du[..n * f];
+    let (dg, rest) = rest.split_at_mut(n * f);
+    let (du, rest) = rest.split_at_mut(n * f);
+    let input = &mut rest[..n * w];
     let weights = [
         (o.down, [1, f], Hidden::Columns),
         (o.gate, [w, 1], Hidden::Summed),
         (o.up, [w, 1], Hidden::Summed),
     ];
     let outputs = [&mut *h, &mut *dg, &mut *du].map(SharedHalves::new);
+    let rows_out = SharedHalves::new(input);
+    let mut parts: Vec<Vec<f32>> = Vec::new();
     with_packed(f, w, weights, |[down, by_gate, by_up]| {
-        blocks(n).for_each(|rows| {
+        let task = |rows: Range<usize>| {
             // SAFETY: as in the forward pass.
             unsafe {
-                let mut block = Block::new(unit, rows.clone(), dy, w);
+                let here = rows.start * w..rows.end * w;
+                let mut block = Block::new(unit, rows.clone(), w);
+                block.pack(&dy[here.clone()], 0);
+                normed(o, rows.clone(), saved.rstd, rows_out.at(here.start));
+                let mut dn = scratch::take(here.len());
                 for chunk in 0..f.div_ceil(CHUNK) {
                     let units = of_chunk(chunk, f);
                     let some = units.len();
@@ -438,35 +494,71 @@ pub(super) fn backward(
                     for (i, row) in rows.clone().enumerate() {
                         let at = row * f + units.start;
                         let next = at + AHEAD * f;
-                        soon(gate.as_ptr().wrapping_add(next), some);
-                        soon(up.as_ptr().wrapping_add(next), some);
+                        soon(saved.gate.as_ptr().wrapping_add(next), some);
+                        soon(saved.up.as_ptr().wrapping_add(next), some);
                         let row = Row {
-                            gate: gate.as_ptr().add(at),
-                            up: up.as_ptr().add(at),
+                            gate: saved.gate.as_ptr().add(at),
+                            up: saved.up.as_ptr().add(at),
                             dh: dh.add(i * CHUNK),
                             lines: tiles.map(|x| block.line(x, i, some)),
                             rows: outputs.map(|x| x.at(at)),
                         };
                         gradients(some, &row);
                     }
-                    if let Some((dx, beta)) = dx {
-                        let beta = if chunk == 0 { beta } else { 1.0 };
+                    if through {
+                        let beta = if chunk == 0 { 0.0 } else { 1.0 };
                         let [by_g, by_u] = [by_gate.region(chunk), by_up.region(chunk)];
-                        block.contract(some, &block.tiles[0], by_g, beta, dx);
-                        block.contract(some, &block.tiles[1], by_u, 1.0, dx);
+                        block.contract(some, &block.tiles[0], by_g, beta, &mut dn);
+                        block.contract(some, &block.tiles[1], by_u, 1.0, &mut dn);
                     }
                 }
                 _mm_sfence();
+                let mut part = vec![0.0; w];
+                if through {
+                    let mut aside = scratch::take(if dx.is_none() { w } else { 0 });
+                    for (i, row) in rows.enumerate() {
+                        let at = row * w;
+                        let to = match dx {
+                            Some((dx, beta)) => {
+                                let to = dx.slice(at, w);
+                                sum_into(to, beta, &dy[at..at + w]);
+                                to
+                            }
+                            None => &mut aside[..],
+                        };
+                        let (x, dn) = (&o.x[at..at + w], &dn[i * w..][..w]);
+                        let r = saved.rstd[row];
+                        norm::rms_backward_row(x, o.gain, r, dn, true, to, &mut part);
+                    }
+                }
+                part
             }
-        });
+        };
+        parts = blocks(n).map(task).collect();
     });
+    if let Some((gain, beta)) = grads.gain {
+        assert_eq!(gain.len(), w, "ffn: gradient of the gain");
+        for (i, gain) in gain.iter_mut().enumerate() {
+            let old = if beta == 0.0 { 0.0 } else { beta * *gain };
+            *gain = parts.iter().fold(old, |sum, part| sum + part[i]);
+        }
+    }
     for (gradient, d) in [(grads.gate, &*dg), (grads.up, &*du)] {
         if let Some((c, beta)) = gradient {
-            summed_over_rows(unit, [f, w, n], d, o.x, beta, c);
+            summed_over_rows(unit, [f, w, n], d, &*input, beta, c);
         }
     }
     if let Some((c, beta)) = grads.down {
         summed_over_rows(unit, [w, f, n], dy, &*h, beta, c);
+    }
+}
+
+/// y = beta y + x
+fn sum_into(y: &mut [f32], beta: f32, x: &[f32]) {
+    if beta == 0.0 {
+        y.copy_from_slice(x);
+    } else {
+        y.iter_mut().zip(x).for_each(|(y, x)| *y = beta * *y + x);
     }
 }
 
