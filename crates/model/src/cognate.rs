@@ -116,6 +116,22 @@ pub(crate) struct Qkv {
     pub(crate) v: Var,
 }
 
+/// The input of a block on its way into linear maps: rows that are normed already, or that the maps norm themselves.
+#[derive(Clone, Copy)]
+pub(crate) struct Normed {
+    x: Var,
+    /// Gain and epsilon of what is still to be done.
+    norm: Option<(Var, f32)>,
+}
+
+impl Normed {
+    /// The normed rows themselves.
+    fn rows(self, t: &Tape) -> Var {
+        let of = |(gain, eps)| t.rms_norm(self.x, gain, eps);
+        self.norm.map_or(self.x, of)
+    }
+}
+
 /// logit(0.95): where the median of a standardised gate lies.
 pub const GATE_CENTRE: f32 = 2.944_439;
 
@@ -182,6 +198,28 @@ impl Cognate {
         }
     }
 
+    /// Linear maps of the same rows: at once, unless something is to happen to one of them.
+    pub(crate) fn maps<const M: usize>(
+        &self,
+        p: &Bound,
+        n: Normed,
+        names: [String; M],
+    ) -> [Var; M] {
+        if !p.watches() && names.iter().all(|name| self.is_plain(name)) {
+            return p.tape.linears(n.x, n.norm, names.map(|name| p.var(&name)));
+        }
+        let rows = n.rows(p.tape);
+        names.map(|name| self.linear(p, rows, &name))
+    }
+
+    /// y + x Wᵀ
+    fn add_linear(&self, p: &Bound, y: Var, x: Var, name: &str) -> Var {
+        if !p.watches() && self.is_plain(name) {
+            return p.tape.add_linear(y, x, p.var(name));
+        }
+        p.tape.add(y, self.linear(p, x, name))
+    }
+
     /// Logits [N, V] of hidden rows.
     pub fn logits(&self, p: &Bound, hidden: Var) -> Var {
         p.tape.linear(hidden, p.var("embed.weight"))
@@ -195,12 +233,10 @@ impl Cognate {
     }
 
     /// Queries, keys and values of a block from its normalised input.
-    pub(crate) fn qkv(&self, p: &Bound, block: usize, n: Var, rotation: &Rotation) -> Qkv {
+    pub(crate) fn qkv(&self, p: &Bound, block: usize, n: Normed, rotation: &Rotation) -> Qkv {
         let (t, h) = (p.tape, self.config.heads);
         let name = |s: &str| format!("blocks.{block}.attn.{s}");
-        let q = self.linear(p, n, &name("q.weight"));
-        let k = self.linear(p, n, &name("k.weight"));
-        let v = self.linear(p, n, &name("v.weight"));
+        let [q, k, v] = self.maps(p, n, ["q.weight", "k.weight", "v.weight"].map(name));
         let q = t.head_norm_rope(q, h, Some(p.var(&name("q_gain"))), Some(rotation));
         let k = t.head_norm_rope(k, h, Some(p.var(&name("k_gain"))), Some(rotation));
         Qkv { q, k, v }
@@ -237,20 +273,19 @@ impl Cognate {
         p: &Bound,
         block: usize,
         h: Var,
-        attend: &mut dyn FnMut(Var) -> Var,
-        remember: &mut dyn FnMut(Var) -> Var,
+        attend: &mut dyn FnMut(Normed) -> Var,
+        remember: &mut dyn FnMut(Normed) -> Var,
     ) -> Var {
         let (t, c) = (p.tape, &self.config);
         let b = c.blocks[block];
         let name = |s: &str| format!("blocks.{block}.{s}");
-        let scaled = |x: Var| {
-            if b.scale == 1.0 {
-                x
-            } else {
-                t.scale(x, b.scale)
-            }
+        let norm = (p.var(&name("norm1.weight")), c.eps);
+        // Where more than attention reads it, it is normed once.
+        let n = match b.memory {
+            true => (t.rms_norm(h, norm.0, norm.1), None),
+            false => (h, Some(norm)),
         };
-        let n = t.rms_norm(h, p.var(&name("norm1.weight")), c.eps);
+        let n = Normed { x: n.0, norm: n.1 };
         let mut o = attend(n);
         if b.memory {
             let m = remember(n);
@@ -260,7 +295,11 @@ impl Cognate {
             let m = t.rms_norm(m, p.var(&name("memory.norm_memory.weight")), c.eps);
             o = t.mix(gate, a, m);
         }
-        let h = t.add(h, scaled(self.linear(p, o, &name("attn.o.weight"))));
+        let out = name("attn.o.weight");
+        let h = match b.scale == 1.0 {
+            true => self.add_linear(p, h, o, &out),
+            false => t.add(h, t.scale(self.linear(p, o, &out), b.scale)),
+        };
         // At once, unless something is to happen to the layer or one of its maps.
         let [gate, up, down] = ["ffn.gate.weight", "ffn.up.weight", "ffn.down.weight"].map(name);
         let plain = |name: &String| self.is_plain(name);
@@ -279,7 +318,10 @@ impl Cognate {
         }
         let n = t.rms_norm(h, gain, c.eps);
         let hidden = t.swiglu(self.linear(p, n, &gate), self.linear(p, n, &up));
-        t.add(h, scaled(self.linear(p, hidden, &down)))
+        match b.scale == 1.0 {
+            true => self.add_linear(p, h, hidden, &down),
+            false => t.add(h, t.scale(self.linear(p, hidden, &down), b.scale)),
+        }
     }
 
     /// Whether a linear map is a product with its weights as they are.
@@ -287,10 +329,16 @@ impl Cognate {
         !self.packed.contains_key(name) && !self.ternary.contains_key(name)
     }
 
-    /// One branch of the memory's inputs before its convolution: SiLU(W n).
-    pub(crate) fn memory_raw(&self, p: &Bound, block: usize, which: &str, n: Var) -> Var {
-        p.tape
-            .silu(self.linear(p, n, &format!("blocks.{block}.memory.{which}.weight")))
+    /// Branches of the memory's inputs before their convolution: SiLU(W n).
+    pub(crate) fn memory_raw<const M: usize>(
+        &self,
+        p: &Bound,
+        block: usize,
+        which: [&str; M],
+        n: Normed,
+    ) -> [Var; M] {
+        let names = which.map(|which| format!("blocks.{block}.memory.{which}.weight"));
+        self.maps(p, n, names).map(|x| p.tape.silu(x))
     }
 
     /// Unit length per head.
@@ -304,10 +352,10 @@ impl Cognate {
     }
 
     /// The operands of a memory from its convolved inputs, and the rates from the normalised input.
-    fn memorised(&self, p: &Bound, block: usize, n: Var, q: Var, k: Var, v: Var) -> Memorised {
+    fn memorised(&self, p: &Bound, block: usize, n: Normed, q: Var, k: Var, v: Var) -> Memorised {
         let (t, c) = (p.tape, &self.config);
         let name = |s: &str| format!("blocks.{block}.memory.{s}");
-        let rates = t.linear(n, p.var(&name("rates.weight")));
+        let rates = t.linear(n.rows(t), p.var(&name("rates.weight")));
         let rates = t.sigmoid(t.add_bias(rates, p.var(&name("rates.bias"))));
         Memorised {
             q: self.unit_heads(t, q),
@@ -432,7 +480,7 @@ impl Cognate {
                     continue;
                 }
                 let site = self.site(i, pass);
-                let mut attend = |normed: Var| {
+                let mut attend = |normed: Normed| {
                     let Qkv { q, k, v } = self.qkv(p, i, normed, &rot);
                     let (k, v) = match latest[j] {
                         Some((k0, v0)) if !whole => (
@@ -454,7 +502,7 @@ impl Cognate {
                 forget(&context, &gates, &values);
             }
             let normed = t.rms_norm(h, p.var("core.norm.weight"), c.eps);
-            let stepped = t.add(ya, self.linear(p, normed, "core.out.weight"));
+            let stepped = self.add_linear(p, ya, normed, "core.out.weight");
             (y, z) = if whole {
                 (stepped, h)
             } else {
@@ -536,7 +584,7 @@ impl Cognate {
         }
         // Attention and memory both need the state and the context, one after the other.
         let shared = std::cell::RefCell::new((streaming, context));
-        let mut attend = |normed: Var| {
+        let mut attend = |normed: Normed| {
             let (streaming, context) = &mut *shared.borrow_mut();
             let Qkv { q, k, v } = self.qkv(p, i, normed, rotation);
             let site = self.site(i, 0);
@@ -544,7 +592,7 @@ impl Cognate {
             let (k, v) = self.keep(t, streaming, batch, site, k, v);
             t.attention(self.attended(p, i, q, k, v, None), layout.clone())
         };
-        let mut remember = |normed: Var| {
+        let mut remember = |normed: Normed| {
             let (streaming, context) = &mut *shared.borrow_mut();
             self.remember(p, i, normed, batch, streaming, context)
         };
@@ -556,18 +604,16 @@ impl Cognate {
         &self,
         p: &Bound,
         i: usize,
-        normed: Var,
+        normed: Normed,
         batch: &Batch,
         streaming: &mut Option<Streaming>,
         context: &mut Context,
     ) -> Var {
         let t = p.tape;
-        let mut raw_q = None;
-        let [q, k, v] = ["q", "k", "v"].map(|which| {
-            let raw = self.memory_raw(p, i, which, normed);
-            if which == "q" {
-                raw_q = Some(raw);
-            }
+        let branches = ["q", "k", "v"];
+        let raw = self.memory_raw(p, i, branches, normed);
+        let [q, k, v] = std::array::from_fn(|at| {
+            let (which, raw) = (branches[at], raw[at]);
             let left = streaming.as_mut().map(|s| {
                 s.state
                     .convolution_context(t, i, which, s.sequences, raw, &batch.segments)
@@ -583,7 +629,7 @@ impl Cognate {
         context.memories.push(MemoryContext {
             block: i,
             operands,
-            raw_q: raw_q.expect("the loop above visits q"),
+            raw_q: raw[0],
         });
         match streaming {
             Some(s) => t.memory_stream(

@@ -178,20 +178,11 @@ impl Llama {
         let mut h = t.embedding(p.var(EMBEDDING), batch.tokens.clone());
         for i in 0..c.layers {
             let w = |s: &str| p.var(&format!("model.layers.{i}.{s}.weight"));
-            let n = t.rms_norm(h, w("input_layernorm"), c.eps);
-            let q = t.head_norm_rope(
-                t.linear(n, w("self_attn.q_proj")),
-                c.heads,
-                None,
-                Some(&rotation),
-            );
-            let mut k = t.head_norm_rope(
-                t.linear(n, w("self_attn.k_proj")),
-                c.kv_heads,
-                None,
-                Some(&rotation),
-            );
-            let mut v = t.linear(n, w("self_attn.v_proj"));
+            let norm = (w("input_layernorm"), c.eps);
+            let maps = ["q_proj", "k_proj", "v_proj"].map(|s| w(&format!("self_attn.{s}")));
+            let [q, k, mut v] = t.linears(h, Some(norm), maps);
+            let q = t.head_norm_rope(q, c.heads, None, Some(&rotation));
+            let mut k = t.head_norm_rope(k, c.kv_heads, None, Some(&rotation));
             if let Some((cache, sequences)) = &mut streaming {
                 let (keys, values) =
                     cache.append(i, sequences, &batch.segments, &t.value(k), &t.value(v));
@@ -207,10 +198,7 @@ impl Llama {
                 kv_heads: c.kv_heads,
                 site: None,
             };
-            h = t.add(
-                h,
-                t.linear(t.attention(a, layout.clone()), w("self_attn.o_proj")),
-            );
+            h = t.add_linear(h, t.attention(a, layout.clone()), w("self_attn.o_proj"));
             let layer = FeedForward {
                 gain: w("post_attention_layernorm"),
                 eps: c.eps,

@@ -6,7 +6,7 @@
 //! they run a fixed number of passes, each pass against the text's keys of the same pass. The gradient
 //! reaches the text's keys and values, but not the writes behind the memory that a thought reads.
 
-use crate::cognate::{Cognate, Context, Qkv};
+use crate::cognate::{Cognate, Context, Normed, Qkv};
 use crate::config::Part;
 use crate::params::Bound;
 use crate::stream::StreamState;
@@ -106,10 +106,11 @@ impl Cognate {
             if c.blocks[i].scale == 0.0 {
                 return h;
             }
-            let mut attend = |n: Var| self.chain_attention(p, context, i, 0, n, &rotation, &layout);
-            let mut remember = |n: Var| {
+            let mut attend =
+                |n: Normed| self.chain_attention(p, context, i, 0, n, &rotation, &layout);
+            let mut remember = |n: Normed| {
                 let m = memory_of(i);
-                let raw = self.memory_raw(p, i, "q", n);
+                let [raw] = self.memory_raw(p, i, ["q"], n);
                 let segments: Segments = chains.rows.clone().into();
                 let left = self.chain_left(p, context, m.raw_q, chains);
                 let q = t.causal_conv(
@@ -131,7 +132,7 @@ impl Cognate {
             let mut h = self.linear(p, t.concat_cols(&[x, y, z]), "core.in.weight");
             for i in c.part(Part::Core).filter(|&i| c.blocks[i].scale != 0.0) {
                 let mut attend =
-                    |n: Var| self.chain_attention(p, context, i, pass, n, &rotation, &layout);
+                    |n: Normed| self.chain_attention(p, context, i, pass, n, &rotation, &layout);
                 h = self.block(p, i, h, &mut attend, &mut |_| {
                     unreachable!("validated: no memory in the core")
                 });
@@ -190,7 +191,7 @@ impl Cognate {
         context: &Context,
         block: usize,
         pass: usize,
-        n: Var,
+        n: Normed,
         rotation: &Rotation,
         layout: &Arc<AttentionLayout>,
     ) -> Var {
@@ -538,7 +539,7 @@ impl<'a> ThoughtStream<'a> {
                 .map(|e| (e.0 * capacity) as u32..(e.0 * capacity + lengths[e.0] + 1) as u32)
                 .collect(),
         });
-        let mut attend = |i: usize, pass: usize, n: Var| {
+        let mut attend = |i: usize, pass: usize, n: Normed| {
             let site = model.site(i, pass);
             let Qkv { q, k, v } = model.qkv(&p, i, n, &rotation);
             let (k, v) = (t.value(k), t.value(v));
@@ -555,9 +556,9 @@ impl<'a> ThoughtStream<'a> {
                 layout.clone(),
             )
         };
-        let mut remember = |i: usize, n: Var| {
+        let mut remember = |i: usize, n: Normed| {
             let m = memories.get_mut(&i).expect("made for every memory block");
-            let raw = model.memory_raw(&p, i, "q", n);
+            let [raw] = model.memory_raw(&p, i, ["q"], n);
             let back = Cognate::CONTEXT_ROWS;
             let ids: Vec<u32> = entries
                 .iter()

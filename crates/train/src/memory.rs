@@ -99,16 +99,16 @@ pub fn training_step(
     let slow = if grokfast { params - embedding } else { 0 };
     let (w, f) = (config.width as f64, config.ffn as f64);
     // What the operations of `model::cognate::Cognate::block` hold of each row for their backward pass.
-    // Normed rows, gate, up and their product in fp32; or, where the feed-forward layer is one operation, the middle
-    // two in bf16.
+    // Normed rows twice, gate, up and their product in fp32; or, where layers are one operation each, gate and up in bf16
+    // and only what a memory reads normed.
     let whole = precision == Precision::Bf16 && tensor::isa::detect().multiplies_bf16();
-    let (hidden, changing) = if whole {
-        (f, 1.5 * f)
+    let (hidden, normed, changing) = if whole {
+        (f, w, 1.5 * f)
     } else {
-        (w + 3.0 * f, 3.0 * f)
+        (2.0 * w + 3.0 * f, 0.0, 3.0 * f)
     };
-    let block = 9.0 * w + hidden;
-    let memory = 18.0 * w + 8.0 * config.heads as f64;
+    let block = 8.0 * w + hidden;
+    let memory = normed + 18.0 * w + 8.0 * config.heads as f64;
     // Rows that sit a pass out still lend their keys and values.
     let lent = 2.0 * w * (config.passes as f64 - passes);
     let blocks: f64 = config

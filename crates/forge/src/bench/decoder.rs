@@ -126,11 +126,11 @@ impl Decoder {
         let mut h = tape.embedding(vars[0], tokens.to_vec().into());
         for layer in 0..LAYERS {
             let p = &vars[1 + layer * PER_LAYER..][..PER_LAYER];
-            let n = tape.rms_norm(h, p[0], EPS);
+            let [q, k, v] = tape.linears(h, Some((p[0], EPS)), [p[1], p[2], p[3]]);
             let attended = Attended {
-                q: tape.linear(n, p[1]),
-                k: tape.linear(n, p[2]),
-                v: tape.linear(n, p[3]),
+                q,
+                k,
+                v,
                 prefix: None,
                 extra: None,
                 heads: HEADS,
@@ -138,7 +138,7 @@ impl Decoder {
                 site: None,
             };
             let a = tape.attention(attended, layout.clone());
-            h = tape.add(h, tape.linear(a, p[4]));
+            h = tape.add_linear(h, a, p[4]);
             let layer = FeedForward {
                 gain: p[5],
                 eps: EPS,

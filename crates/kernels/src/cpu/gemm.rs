@@ -13,9 +13,12 @@
 
 mod few;
 pub mod ffn;
+pub mod linear;
 pub(in crate::cpu) mod mixed;
 #[cfg(not(target_arch = "aarch64"))]
 mod pack;
+#[cfg(target_arch = "x86_64")]
+mod rows;
 #[cfg(not(target_arch = "aarch64"))]
 mod tile;
 
@@ -28,7 +31,7 @@ mod product;
 
 use super::scratch;
 use super::shared::Shared;
-use crate::isa::multiversion;
+use crate::isa::{self, multiversion};
 use crate::math::from_bf16;
 use crate::precision::{self, Precision};
 use rayon::prelude::*;
@@ -51,6 +54,15 @@ struct Shape {
     beta: f32,
     /// Only what lies on and above the diagonal is needed.
     upper: bool,
+}
+
+/// Whether operations with these extents are better computed by [`ffn`] and [`linear`] than product by product: with
+/// bf16 operands, where the CPU multiplies them, and enough of everything.
+pub fn fuses(extents: impl IntoIterator<Item = usize>) -> bool {
+    const LEAST: usize = 32;
+    precision::in_use() == Precision::Bf16
+        && isa::detect().multiplies_bf16()
+        && extents.into_iter().all(|x| x >= LEAST)
 }
 
 fn check(rows: usize, cols: usize, rs: usize, cs: usize, len: usize, name: &str) {
@@ -253,7 +265,7 @@ pub(crate) fn gemm_bare_bf16(times: usize, a: &[u16], b: &[u16], c: &mut [f32]) 
     let sizes = [a.len(), b.len(), c.len()] == [32 * 32; 3];
     assert!(sizes, "gemm_bare_bf16: sizes");
     #[cfg(target_arch = "x86_64")]
-    if let Some(unit) = mixed::unit(crate::isa::detect()) {
+    if let Some(unit) = mixed::unit(isa::detect()) {
         // SAFETY: the CPU has the unit; the sizes have just been checked.
         unsafe { unit.bare(times, a, b, c) };
         return true;

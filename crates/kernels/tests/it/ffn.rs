@@ -21,7 +21,7 @@ fn normals(n: usize, scale: f32, purpose: &str) -> Vec<f32> {
 }
 
 /// C [m, n] = A B, with elements at the strides given.
-fn product(
+pub(crate) fn product(
     [m, n, k]: [usize; 3],
     a: (&[f64], usize, usize),
     b: (&[f64], usize, usize),
@@ -39,7 +39,7 @@ fn product(
 }
 
 /// Within two hundredths of the largest: operands carry eight bits.
-fn near(name: &str, found: &[f32], want: &[f64]) {
+pub(crate) fn near(name: &str, found: &[f32], want: &[f64]) {
     let top = want.iter().fold(0.0f64, |m, x| m.max(x.abs()));
     for (i, (&f, &w)) in found.iter().zip(want).enumerate() {
         let off = (f64::from(f) - w).abs();

@@ -4,6 +4,7 @@
 mod attention;
 mod ffn;
 mod gemm;
+mod linear;
 mod memory;
 mod paths;
 mod random;

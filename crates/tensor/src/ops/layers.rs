@@ -1,8 +1,10 @@
 //! Linear maps, products, the causal convolution, and cross-entropy fused with the head.
 
 use crate::{DType, Ids, Segments, Tape, Tensor, Var};
-use kernels::cpu::gemm::ffn;
+use kernels::cpu::gemm::{ffn, fuses, linear};
 use kernels::cpu::{conv, loss};
+use std::cell::RefCell;
+use std::rc::Rc;
 
 /// The weights of a pre-norm feed-forward layer.
 #[derive(Clone, Copy, Debug)]
@@ -31,6 +33,30 @@ fn layer([x, gain, gate, up, down]: &[Tensor; 5], eps: f32) -> ffn::Ffn<'_> {
     }
 }
 
+/// A gradient taken out of the sink, for a kernel to write.
+fn gradient(t: &mut Option<(Tensor, f32)>) -> Option<(&mut [f32], f32)> {
+    t.as_mut().map(|(t, beta)| (t.data_mut(), *beta))
+}
+
+/// The operands of linear maps of the same rows.
+struct Maps {
+    x: Tensor,
+    gain: Option<(Tensor, f32)>,
+    weights: Vec<Tensor>,
+}
+
+impl Maps {
+    fn with(&self, f: impl FnOnce(&linear::Linear)) {
+        let weights: Vec<&[f32]> = self.weights.iter().map(Tensor::data).collect();
+        f(&linear::Linear {
+            x: self.x.data(),
+            width: self.x.cols(),
+            norm: self.gain.as_ref().map(|(gain, eps)| (gain.data(), *eps)),
+            weights: &weights,
+        });
+    }
+}
+
 impl Tape {
     /// x [N, I] times w [O, I] transposed -> [N, O]; w may be bf16 where nothing is recorded.
     #[track_caller]
@@ -44,6 +70,117 @@ impl Tape {
             sink.add_product(x, dy, &wv, false, false);
             sink.add_product(w, dy, &xv, true, false);
         })
+    }
+
+    /// [`Tape::linear`] of the same x [N, I] by several w [O, I], with `norm`, a gain [I] and an epsilon, of
+    /// [`Tape::rms_norm`] of x.
+    ///
+    /// Where products of bf16 are fast the rows are read once for all maps, and normed rows are not kept.
+    #[track_caller]
+    pub fn linears<const M: usize>(
+        &self,
+        x: Var,
+        norm: Option<(Var, f32)>,
+        weights: [Var; M],
+    ) -> [Var; M] {
+        match self.joined(x, norm, None, &weights) {
+            Some(outputs) => std::array::from_fn(|i| outputs[i]),
+            None => {
+                let n = norm.map_or(x, |(gain, eps)| self.rms_norm(x, gain, eps));
+                weights.map(|w| self.linear(n, w))
+            }
+        }
+    }
+
+    /// y [N, O] + x [N, I] times w [O, I] transposed.
+    #[track_caller]
+    pub fn add_linear(&self, y: Var, x: Var, w: Var) -> Var {
+        match self.joined(x, None, Some(y), &[w]) {
+            Some(outputs) => outputs[0],
+            None => self.add(y, self.linear(x, w)),
+        }
+    }
+
+    /// Linear maps of the same rows as one operation; none where they are better computed one by one.
+    #[track_caller]
+    fn joined(
+        &self,
+        x: Var,
+        norm: Option<(Var, f32)>,
+        add: Option<Var>,
+        weights: &[Var],
+    ) -> Option<Vec<Var>> {
+        let xv = self.value(x);
+        let wv: Vec<Tensor> = weights.iter().map(|&w| self.value(w)).collect();
+        let (n, i) = (xv.rows(), xv.cols());
+        let gain = norm.map(|(gain, eps)| (self.value(gain), eps));
+        for w in &wv {
+            assert_eq!(w.cols(), i, "linear: x {:?}, w {:?}", xv.dims(), w.dims());
+        }
+        let halves = wv.iter().any(|w| w.dtype() != DType::F32);
+        if halves || !fuses(wv.iter().map(Tensor::rows).chain([n, i])) {
+            return None;
+        }
+        let mut outputs: Vec<Tensor> = wv.iter().map(|w| Tensor::dirty(&[n, w.rows()])).collect();
+        let mut rstd = vec![0.0; if norm.is_some() { n } else { 0 }];
+        let held = Maps {
+            x: xv,
+            gain,
+            weights: wv,
+        };
+        {
+            let added = add.map(|y| self.value(y));
+            let mut slices: Vec<_> = outputs.iter_mut().map(Tensor::data_mut).collect();
+            let added = added.as_ref().map(Tensor::data);
+            held.with(|o| linear::forward(o, added, &mut slices, &mut rstd));
+        }
+        let outs: usize = outputs.iter().map(Tensor::cols).sum();
+        self.count_flops(2 * n * i * outs);
+
+        // The gradients of the outputs come one by one, before that of this value, which stands for all of them.
+        let arrived = Rc::new(RefCell::new(vec![None; weights.len()]));
+        let (gain, mut inputs) = (norm.map(|(gain, _)| gain), vec![x]);
+        inputs.extend(gain);
+        inputs.extend(weights);
+        let (dys, targets) = (arrived.clone(), weights.to_vec());
+        let all = self.push(Tensor::zeros(&[1]), &inputs, move |_, sink| {
+            let dys = dys.take();
+            let dys: Vec<Option<&[f32]>> = dys
+                .iter()
+                .map(|dy: &Option<Tensor>| dy.as_ref().map(Tensor::data))
+                .collect();
+            let mut take = |v: Var| sink.wants(v).then(|| sink.take(v));
+            let mut gx = take(x);
+            let mut ggain = gain.and_then(&mut take);
+            let mut gw: Vec<_> = targets.iter().map(|&w| take(w)).collect();
+            let grads = linear::Gradients {
+                x: gradient(&mut gx),
+                gain: gradient(&mut ggain),
+                weights: gw.iter_mut().map(gradient).collect(),
+            };
+            held.with(|o| linear::backward(o, &rstd, &dys, grads));
+            let back = [(Some(x), gx), (gain, ggain)].into_iter();
+            let back = back.chain(targets.iter().map(|&w| Some(w)).zip(gw));
+            for (v, target) in back {
+                if let (Some(v), Some((gradient, _))) = (v, target) {
+                    sink.add(v, gradient);
+                }
+            }
+        });
+        let mut vars = Vec::with_capacity(weights.len());
+        for (at, value) in outputs.into_iter().enumerate() {
+            let arrived = arrived.clone();
+            let mut inputs = vec![all];
+            inputs.extend(add);
+            vars.push(self.push(value, &inputs, move |dy, sink| {
+                arrived.borrow_mut()[at] = Some(dy.clone());
+                sink.add(all, Tensor::full(&[1], 1.0));
+                if let Some(add) = add {
+                    sink.add(add, dy.clone());
+                }
+            }));
+        }
+        Some(vars)
     }
 
     /// a [M, K] times b [K, N] -> [M, N]
@@ -91,7 +228,7 @@ impl Tape {
             d.dims()
         );
         let halves = [g, u, d].iter().any(|v| v.dtype() != DType::F32);
-        if halves || !ffn::suits(n, w, f) {
+        if halves || !fuses([n, w, f]) {
             let n = self.rms_norm(x, gain, eps);
             let hidden = self.swiglu(self.linear(n, gate), self.linear(n, up));
             return self.add(x, self.linear(hidden, down));
@@ -118,9 +255,6 @@ impl Tape {
             let (gate, up) = ffn::halves_of(room.data()).split_at(n * f);
             let mut targets = inputs.map(|v| sink.wants(v).then(|| sink.take(v)));
             let [x, gain, g, u, d] = &mut targets;
-            fn gradient(t: &mut Option<(Tensor, f32)>) -> Option<(&mut [f32], f32)> {
-                t.as_mut().map(|(t, beta)| (t.data_mut(), *beta))
-            }
             let grads = ffn::Gradients {
                 x: gradient(x),
                 gain: gradient(gain),

@@ -98,6 +98,19 @@ fn elementwise() -> Vec<Case> {
             |t, v| t.swiglu(v[0], v[1]),
         ),
         case(
+            "linears",
+            [x(&[5, 6]), y(&[6]), y(&[4, 6]), x(&[3, 6])],
+            |t, v| {
+                let [a, b] = t.linears(v[0], Some((v[1], 1e-3)), [v[2], v[3]]);
+                t.concat_cols(&[a, b])
+            },
+        ),
+        case(
+            "add_linear",
+            [x(&[5, 4]), y(&[5, 6]), x(&[4, 6])],
+            |t, v| t.add_linear(v[0], v[1], v[2]),
+        ),
+        case(
             "feed_forward",
             [x(&[5, 6]), y(&[6]), y(&[9, 6]), x(&[9, 6]), y(&[6, 9])],
             |t, v| {

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod differences;
+mod fused;
 mod gradients;
 mod leaks;
 mod memory;

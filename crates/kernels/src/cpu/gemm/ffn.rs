@@ -9,9 +9,8 @@
 //! Legend: N rows, W width, F hidden units; x [N, W], G and U [F, W], D [W, F].
 
 #[cfg(target_arch = "x86_64")]
-use super::mixed;
+use super::{mixed, rows};
 use crate::isa;
-use crate::precision::{self, Precision};
 
 /// What a feed-forward layer computes with.
 #[derive(Clone, Copy)]
@@ -82,6 +81,12 @@ impl Ffn<'_> {
         self.gain.len()
     }
 
+    #[cfg(target_arch = "x86_64")]
+    fn norm(&self) -> rows::Norm<'_> {
+        let (gain, eps) = (self.gain, self.eps);
+        rows::Norm { gain, eps }
+    }
+
     fn rows(&self) -> usize {
         self.x.len() / self.width()
     }
@@ -108,19 +113,10 @@ impl Ffn<'_> {
     }
 }
 
-/// Whether the layer of `rows` rows is better computed here than product by product: with bf16 operands, where the
-/// CPU multiplies them, and enough of everything.
-pub fn suits(rows: usize, width: usize, hidden: usize) -> bool {
-    const LEAST: usize = 32;
-    precision::in_use() == Precision::Bf16
-        && isa::detect().multiplies_bf16()
-        && rows.min(width).min(hidden) >= LEAST
-}
-
 /// y [N, W]; keeps what [`backward`] wants.
 ///
 /// # Panics
-/// Where [`suits`] says no.
+/// Where [`super::fuses`] says no.
 pub fn forward(o: &Ffn, out: &mut [f32], kept: Option<Kept>) {
     o.check();
     assert_eq!(out.len(), o.x.len(), "ffn: length of the output");
@@ -135,7 +131,7 @@ pub fn forward(o: &Ffn, out: &mut [f32], kept: Option<Kept>) {
 /// Gradients of [`forward`] for the output's gradient `dy` [N, W].
 ///
 /// # Panics
-/// Where [`suits`] says no.
+/// Where [`super::fuses`] says no.
 pub fn backward(o: &Ffn, saved: Saved, dy: &[f32], grads: Gradients) {
     o.check();
     assert_eq!(dy.len(), o.x.len(), "ffn: length of the gradient");

@@ -72,6 +72,22 @@ pub(in crate::cpu) fn widened(x: __m512i) -> [__m512; 2] {
         .map(|half| _mm512_castsi512_ps(_mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(half))))
 }
 
+/// 32 elements, zero beyond the first `n`.
+///
+/// # Safety
+/// The first `n` are there, and the CPU has AVX-512.
+#[inline]
+#[target_feature(enable = "avx512f")]
+pub(in crate::cpu) unsafe fn loaded(from: *const f32, n: usize) -> [__m512; 2] {
+    // SAFETY: promised by the caller; masked elements are not read.
+    unsafe {
+        [
+            _mm512_maskz_loadu_ps(lowest(n), from),
+            _mm512_maskz_loadu_ps(lowest(n.saturating_sub(SIDE)), from.wrapping_add(SIDE)),
+        ]
+    }
+}
+
 /// The lowest `n` of 16 lanes.
 #[inline]
 pub(in crate::cpu) fn lowest(n: usize) -> __mmask16 {
