@@ -17,5 +17,6 @@ pub mod math;
 pub mod precision;
 pub mod probe;
 pub mod random;
+pub mod threads;
 
 pub use alloc::{Memory, OutOfMemory};

@@ -201,6 +201,17 @@ pub fn generate(
     sampler: Sampler,
     width: usize,
 ) -> Vec<Vec<u32>> {
+    tensor::threads::hot(|| continued(model, prompts, most, stop, sampler, width))
+}
+
+fn continued(
+    model: &dyn LanguageModel,
+    prompts: &[Vec<u32>],
+    most: usize,
+    stop: &[u32],
+    sampler: Sampler,
+    width: usize,
+) -> Vec<Vec<u32>> {
     let mut results: Vec<Vec<u32>> = vec![Vec::new(); prompts.len()];
     let width = width.clamp(1, prompts.len().max(1));
     for (group, chunk) in prompts.chunks(width).enumerate() {

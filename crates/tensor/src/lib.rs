@@ -26,6 +26,7 @@ pub use kernels::isa;
 pub use kernels::precision;
 pub use kernels::probe;
 pub use kernels::random;
+pub use kernels::threads;
 pub use ops::attention::{Attended, AttentionLayout};
 pub use ops::layers::FeedForward;
 pub use ops::memory::{MemoryShape, MemoryState};

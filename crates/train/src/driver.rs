@@ -52,7 +52,7 @@ pub fn drive(
             }
             None => {}
         }
-        phase.unit(cx)?;
+        tensor::threads::hot(|| phase.unit(cx))?;
         show(phase);
         let now = (cx.clock)();
         if now - saved_at >= saving.seconds || phase.done() - saved_done >= saving.units {

@@ -116,7 +116,7 @@ pub fn texts(
             start = end;
         }
     }
-    let sums = score(model, &sequences, documents.len());
+    let sums = tensor::threads::hot(|| score(model, &sequences, documents.len()));
     documents
         .iter()
         .zip(sums)

@@ -56,12 +56,12 @@ pub(crate) fn bench(args: &BenchArgs, common: &Common) -> Result<u8> {
         Rounding::Bf16 => Precision::Bf16,
     };
     tensor::precision::select(precision).map_err(anyhow::Error::msg)?;
-    match &args.command {
+    tensor::threads::hot(|| match &args.command {
         Bench::TrainStep(a) => train_step::run(a, common),
         Bench::Gemm(a) => gemm::run(a, common),
         Bench::Ops(a) => ops::run(a, common),
         Bench::Decode(a) => decode::run(a, common),
-    }
+    })
 }
 
 /// Refuses an instruction path that this machine does not run on.
