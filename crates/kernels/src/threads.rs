@@ -73,19 +73,22 @@ fn watch(state: &AtomicUsize) {
     {
         return;
     }
-    let mut idle = 0;
+    // What is called from here is within the same call.
+    let before = HOT.replace(true);
+    let mut idle = 0u32;
     while state.load(Ordering::Acquire) & OVER == 0 {
         if let Some(rayon::Yield::Executed) = rayon::yield_now() {
             idle = 0;
             continue;
         }
-        idle += 1;
+        idle = idle.saturating_add(1);
         if idle < PATIENCE {
             (0..PAUSES).for_each(|_| std::hint::spin_loop());
         } else {
             std::thread::yield_now();
         }
     }
+    HOT.set(before);
 }
 
 #[cfg(test)]

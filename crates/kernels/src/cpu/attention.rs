@@ -285,6 +285,13 @@ fn check(o: &Operands, layout: &Layout) {
         nq == 0 || layout.extra.is_empty() == o.extra.is_none(),
         "attention: extra keys and their ranges come together"
     );
+    let whole =
+        |k: &[f32], v: &[f32]| k.len() == v.len() && k.len().is_multiple_of(o.kv_heads * o.width);
+    let pairs = o.prefix.iter().chain(&o.extra);
+    assert!(
+        whole(o.k, o.v) && pairs.into_iter().all(|(k, v)| whole(k, v)),
+        "attention: keys and values come in pairs of whole rows"
+    );
     let mut at = 0;
     for (q, k) in layout.queries.iter().zip(&layout.keys) {
         assert!(
@@ -504,6 +511,10 @@ pub fn backward(
 ) {
     check(o, layout);
     check_disjoint(layout);
+    assert!(
+        dy.len() == o.q.len() && out.len() == o.q.len() && lse.len() * o.width == o.q.len(),
+        "attention: lengths of the outputs and their gradient"
+    );
     backward_on(unit(o, layout), o, layout, out, lse, dy, grads);
 }
 

@@ -95,6 +95,14 @@ impl Tape {
     /// y [N, O] + x [N, I] times w [O, I] transposed.
     #[track_caller]
     pub fn add_linear(&self, y: Var, x: Var, w: Var) -> Var {
+        let (rows, wide) = (self.rows(x), self.rows(w));
+        assert_eq!(
+            self.dims(y),
+            [rows, wide],
+            "add_linear: x {:?}, w {:?}",
+            self.dims(x),
+            self.dims(w)
+        );
         match self.joined(x, None, Some(y), &[w]) {
             Some(outputs) => outputs[0],
             None => self.add(y, self.linear(x, w)),
@@ -152,7 +160,9 @@ impl Tape {
             let mut take = |v: Var| sink.wants(v).then(|| sink.take(v));
             let mut gx = take(x);
             let mut ggain = gain.and_then(&mut take);
-            let mut gw: Vec<_> = targets.iter().map(|&w| take(w)).collect();
+            // Nothing reaches the weights of an output that nothing came of.
+            let reached = targets.iter().zip(&dys);
+            let mut gw: Vec<_> = reached.map(|(&w, dy)| dy.and_then(|_| take(w))).collect();
             let grads = linear::Gradients {
                 x: gradient(&mut gx),
                 gain: gradient(&mut ggain),

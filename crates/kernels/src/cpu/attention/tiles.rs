@@ -608,8 +608,9 @@ pub(super) fn backward(
                     queries.of(o.q, qs, head * hd),
                     queries.of(dy, qs, head * hd),
                 );
+                let packed = start(&mut packed);
                 let [q_lines, y_lines, q_steps, y_steps] =
-                    std::array::from_fn(|i| start(&mut packed).add(i * hd * columns));
+                    std::array::from_fn(|i| packed.add(i * hd * columns));
                 q.lines(Form::B, hd, q_lines);
                 y.lines(Form::B, hd, y_lines);
                 q.steps(Form::B, hd, q_steps);

@@ -47,8 +47,9 @@ impl Linear<'_> {
         let (n, w) = (self.rows(), self.width);
         let whole = |x: &[f32]| x.len().is_multiple_of(w);
         let gain = self.norm.is_none_or(|(gain, _)| gain.len() == w);
+        let some = n > 0 && self.weights.iter().all(|x| !x.is_empty());
         assert!(
-            whole(self.x) && gain && self.weights.iter().all(|x| whole(x)),
+            some && whole(self.x) && gain && self.weights.iter().all(|x| whole(x)),
             "linear: x {}, weights {:?} elements at width {w}",
             self.x.len(),
             self.weights.iter().map(|x| x.len()).collect::<Vec<_>>()

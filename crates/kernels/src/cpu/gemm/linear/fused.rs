@@ -1,6 +1,7 @@
 //! The walk, forward and backward.
 
 use super::super::mixed::tile::Unit;
+use super::super::mixed::walk::DEPTH;
 use super::super::rows::{
     Input, Norm, Normed, SharedHalves, Side, Weight, add_parts, blocks, contract, of_chunk,
     summed_over_rows, with_packed,
@@ -12,8 +13,8 @@ use crate::cpu::shared::Shared;
 use rayon::prelude::*;
 use std::ops::Range;
 
-/// Outputs at a time, and steps of k at a time: their weights take half the second-level cache or less.
-const CHUNK: usize = 512;
+/// Outputs at a time, and backward steps of k at a time, which is how inputs are packed.
+const CHUNK: usize = DEPTH;
 
 /// The weights for [`with_packed`].
 fn weights<'a>(o: &Linear<'a>, side: Side) -> Vec<Weight<'a>> {

@@ -8,7 +8,7 @@ use rayon::prelude::*;
 use std::ops::Range;
 
 /// Steps of k summed in registers: a strip of rows of this depth (32 KiB) stays in the first-level cache.
-const DEPTH: usize = 512;
+pub(in crate::cpu::gemm) const DEPTH: usize = 512;
 
 /// Rows of a block of C: with [`DEPTH`] steps of A they take a quarter of a MiB.
 pub(in crate::cpu::gemm) const ROWS: usize = 256;
