@@ -34,17 +34,30 @@ mod pieces;
 mod scan;
 mod states;
 mod stream;
+#[cfg(all(test, target_arch = "x86_64"))]
+mod tests;
+#[cfg(target_arch = "x86_64")]
+mod tiles;
 
 use std::ops::Range;
 
 use rayon::prelude::*;
 
-use self::chunk::{HeadMemory, SlotGradients, Slots};
+use self::chunk::{Arithmetic, HeadMemory, Plain, SlotGradients, Slots};
 use self::columns::{Columns, gather};
 use self::pieces::{HeadRows, Piece, groups, pieces};
 pub use self::states::{State, chunk_states, read, slot_reads};
 pub use self::stream::{MemoryState, extend};
+#[cfg(target_arch = "x86_64")]
+use self::tiles::Tiles;
+#[cfg(target_arch = "x86_64")]
+use super::gemm::mixed::{self, tile::Unit};
 use super::scratch::Scratch;
+#[cfg(target_arch = "x86_64")]
+use crate::{
+    isa,
+    precision::{self, Precision},
+};
 
 /// Sizes of a memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -153,6 +166,33 @@ pub fn forward(
     segments: &[Range<usize>],
     out: &mut [f32],
 ) {
+    #[cfg(target_arch = "x86_64")]
+    if let Some(unit) = unit(shape) {
+        // SAFETY: the CPU has the unit, and the shape suits it.
+        let begin = || unsafe { Tiles::begin(unit, shape) };
+        return forward_with(begin, shape, [keys0, values0], rows, segments, out);
+    }
+    let begin = || Plain(shape);
+    forward_with(begin, shape, [keys0, values0], rows, segments, out);
+}
+
+/// What multiplies tiles of bf16, where operands are rounded to it and the shape fits.
+#[cfg(target_arch = "x86_64")]
+fn unit(shape: MemoryShape) -> Option<Unit> {
+    let rounds = precision::in_use() == Precision::Bf16 && tiles::suits(shape);
+    rounds.then(|| mixed::unit(isa::detect())).flatten()
+}
+
+/// [`forward`] by the arithmetic that each task begins.
+#[track_caller]
+fn forward_with<A: Arithmetic>(
+    begin: impl Fn() -> A + Sync,
+    shape: MemoryShape,
+    [keys0, values0]: [&[f32]; 2],
+    rows: &Rows,
+    segments: &[Range<usize>],
+    out: &mut [f32],
+) {
     shape.check_slots(keys0, values0);
     let n = rows.count(shape);
     assert_eq!(
@@ -170,17 +210,20 @@ pub fn forward(
             // SAFETY: pieces own disjoint rows of `out`: a block its rows, a chain all but the first
             // chunk of its segment, and blocks hold first chunks only. The task owns this head alone.
             let put = |at: usize, x: &[f32]| unsafe { out.put(at, head, x) };
+            let by = begin();
             match piece {
                 Piece::Block(range) => {
                     let q = gather(rows.q, shape.heads, shape.width, head, range.clone());
-                    put(range.start, &chunk::read(shape, base, &q));
+                    put(range.start, &by.read(base, &by.pack(base, false), &q));
                 }
                 Piece::Chain(range) => {
                     let input = HeadRows::of(shape, rows, head, range.clone());
                     let mut memory = HeadMemory::start(base);
+                    let mut packed = by.pack(base, false);
                     for c in 1..range.len().div_ceil(shape.chunk) {
-                        chunk::write(shape, base, memory.view(), &input.chunk(c - 1));
-                        let read = chunk::read(shape, memory.slots(), input.q(c));
+                        by.write(base, memory.view(), &packed, &input.chunk(c - 1));
+                        packed = by.pack(memory.slots(), false);
+                        let read = by.read(memory.slots(), &packed, input.q(c));
                         put(range.start + c * shape.chunk, &read);
                     }
                 }
@@ -188,16 +231,24 @@ pub fn forward(
         });
 }
 
+/// Gradients of everything that a memory reads.
+pub struct Gradients<'a> {
+    /// Of the learned slots, `[H, S, D]` each; added to.
+    pub slots: [&'a mut [f32]; 2],
+    /// Of q, k, v, `[N, H*D]` each; overwritten.
+    pub wide: [&'a mut [f32]; 3],
+    /// Of eta, theta, alpha, `[N, H]` each; overwritten.
+    pub narrow: [&'a mut [f32]; 3],
+}
+
 /// The full gradient of [`forward`] given `dout` `[N, H*D]`: through reads, writes, the clip, the
 /// momentum and the forgetting, back to the learned slots.
 ///
-/// `dkeys0`, `dvalues0` `[H, S, D]` are added to, the rest is overwritten. Nothing is kept by the
-/// forward pass: a chain walks its chunks again and holds their states while it goes back.
+/// Nothing is kept by the forward pass: a chain walks its chunks again and holds their states while it goes back.
 ///
 /// # Panics
 /// As [`forward`].
 #[track_caller]
-#[allow(clippy::too_many_arguments)]
 pub fn backward(
     shape: MemoryShape,
     keys0: &[f32],
@@ -205,34 +256,48 @@ pub fn backward(
     rows: &Rows,
     segments: &[Range<usize>],
     dout: &[f32],
-    dkeys0: &mut [f32],
-    dvalues0: &mut [f32],
-    dq: &mut [f32],
-    dk: &mut [f32],
-    dv: &mut [f32],
-    deta: &mut [f32],
-    dtheta: &mut [f32],
-    dalpha: &mut [f32],
+    grads: Gradients,
 ) {
+    let learned = [keys0, values0];
+    #[cfg(target_arch = "x86_64")]
+    if let Some(unit) = unit(shape) {
+        // SAFETY: the CPU has the unit, and the shape suits it.
+        let begin = || unsafe { Tiles::begin(unit, shape) };
+        return backward_with(begin, shape, learned, rows, segments, dout, grads);
+    }
+    let begin = || Plain(shape);
+    backward_with(begin, shape, learned, rows, segments, dout, grads);
+}
+
+/// [`backward`] by the arithmetic that each task begins.
+#[track_caller]
+fn backward_with<A: Arithmetic>(
+    begin: impl Fn() -> A + Sync,
+    shape: MemoryShape,
+    [keys0, values0]: [&[f32]; 2],
+    rows: &Rows,
+    segments: &[Range<usize>],
+    dout: &[f32],
+    grads: Gradients,
+) {
+    let [dkeys0, dvalues0] = grads.slots;
     shape.check_slots(keys0, values0);
     shape.check_slots(dkeys0, dvalues0);
     let n = rows.count(shape);
-    let grads = Rows {
-        q: dq,
-        k: dk,
-        v: dv,
-        eta: deta,
-        theta: dtheta,
-        alpha: dalpha,
-    };
-    assert_eq!(grads.count(shape), n, "memory: gradients of {n} rows");
+    for (len, want) in (grads.wide.iter().map(|g| (g.len(), n * shape.row_len())))
+        .chain(grads.narrow.iter().map(|g| (g.len(), n * shape.heads)))
+    {
+        assert_eq!(len, want, "memory: gradients of {n} rows, {shape:?}");
+    }
     assert_eq!(
         dout.len(),
         rows.q.len(),
         "memory: gradient of out, {n} rows, {shape:?}"
     );
-    let [dq, dk, dv] = [dq, dk, dv].map(|g| Columns::zeroed(g, shape.heads, shape.width));
-    let [deta, dtheta, dalpha] = [deta, dtheta, dalpha].map(|g| Columns::zeroed(g, shape.heads, 1));
+    let [dq, dk, dv] = grads
+        .wide
+        .map(|g| Columns::zeroed(g, shape.heads, shape.width));
+    let [deta, dtheta, dalpha] = grads.narrow.map(|g| Columns::zeroed(g, shape.heads, 1));
     let pieces = pieces(segments, n, shape.chunk);
     let groups = groups(&pieces);
     let partial: Vec<SlotGradients> = (0..shape.heads * groups.len())
@@ -248,25 +313,21 @@ pub fn backward(
             // rows of dq as in `forward`; of the rest a block writes nothing and a chain only the
             // rows of its own segment.
             let put = |to: &Columns, at: usize, x: &[f32]| unsafe { to.put(at, head, x) };
+            let by = begin();
+            let packed = by.pack(base, true);
             for piece in &pieces[group.clone()] {
                 match piece {
                     Piece::Block(range) => {
                         let q = gather(rows.q, shape.heads, shape.width, head, range.clone());
                         let dout = gather(dout, shape.heads, shape.width, head, range.clone());
-                        let grad = chunk::read_backward(
-                            shape,
-                            base,
-                            &q,
-                            &dout,
-                            &mut dbase.keys,
-                            &mut dbase.values,
-                        );
+                        let to = [&mut dbase.keys[..], &mut dbase.values[..]];
+                        let grad = by.read_backward((base, &packed), &q, &dout, to);
                         put(&dq, range.start, &grad);
                     }
                     Piece::Chain(range) => {
                         let input = HeadRows::of(shape, rows, head, range.clone());
                         let dout = gather(dout, shape.heads, shape.width, head, range.clone());
-                        chain_backward(shape, base, &input, &dout, &mut dbase, |c, grad| {
+                        chain_backward(&by, base, &input, &dout, &mut dbase, |c, grad| {
                             let at = range.start + c * shape.chunk;
                             match grad {
                                 ChainGradient::Read(g) => put(&dq, at, &g),
@@ -306,8 +367,8 @@ enum ChainGradient {
 }
 
 /// Goes back along one chain of one head; adds to the keys and values of `dbase`.
-fn chain_backward(
-    shape: MemoryShape,
+fn chain_backward<A: Arithmetic>(
+    by: &A,
     base: Slots,
     input: &HeadRows,
     dout: &[f32],
@@ -315,24 +376,29 @@ fn chain_backward(
     mut put: impl FnMut(usize, ChainGradient),
 ) {
     let chunks = input.chunks();
-    let mut starts = vec![HeadMemory::start(base)];
+    let begin = |memory: HeadMemory| {
+        let packed = by.pack(memory.slots(), true);
+        (memory, packed)
+    };
+    let mut starts = vec![begin(HeadMemory::start(base))];
     for c in 1..chunks {
-        let mut next = starts[c - 1].copy();
-        chunk::write(shape, base, next.view(), &input.chunk(c - 1));
-        starts.push(next);
+        let (memory, packed) = &starts[c - 1];
+        let mut next = memory.copy();
+        by.write(base, next.view(), packed, &input.chunk(c - 1));
+        starts.push(begin(next));
     }
-    let mut grad = HeadMemory::zeros(shape.head_len());
-    for (c, start) in starts.iter().enumerate().rev() {
+    let mut grad = HeadMemory::zeros(base.keys.len());
+    for (c, (start, packed)) in starts.iter().enumerate().rev() {
         if c + 1 < chunks {
             let last = c + 2 == chunks;
-            let written = input.chunk(c);
-            let rows = chunk::write_backward(shape, base, start, &written, last, &mut grad, dbase);
+            let (written, start) = (input.chunk(c), (start, packed));
+            let rows = by.write_backward(base, start, &written, last, &mut grad, dbase);
             put(c, ChainGradient::Write(rows));
         }
         if c > 0 {
             let (q, dout) = (input.q(c), &dout[input.wide(c)]);
-            let HeadMemory { keys, values, .. } = &mut grad;
-            let dq = chunk::read_backward(shape, start.slots(), q, dout, keys, values);
+            let to = [&mut grad.keys[..], &mut grad.values[..]];
+            let dq = by.read_backward((start.slots(), packed), q, dout, to);
             put(c, ChainGradient::Read(dq));
         }
     }

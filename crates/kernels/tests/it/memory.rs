@@ -7,7 +7,7 @@ mod reference;
 
 use std::ops::Range;
 
-use kernels::cpu::memory::{self, MemoryShape, MemoryState};
+use kernels::cpu::memory::{self, Gradients, MemoryShape, MemoryState};
 
 use self::reference::{Case, Draw, NAMES, reference};
 
@@ -185,14 +185,11 @@ fn backward_adds_to_the_learned_slots_and_overwrites_the_rest() {
         &case.rows(),
         &case.segments,
         &dout,
-        dkeys0,
-        dvalues0,
-        dq,
-        dk,
-        dv,
-        deta,
-        dtheta,
-        dalpha,
+        Gradients {
+            slots: [dkeys0, dvalues0],
+            wide: [dq, dk, dv],
+            narrow: [deta, dtheta, dalpha],
+        },
     );
     for (i, name) in NAMES.iter().enumerate() {
         let times = if i < 2 { 2.0 } else { 1.0 };

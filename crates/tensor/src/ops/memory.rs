@@ -122,14 +122,11 @@ impl Tape {
                     &rows(&x),
                     &segments,
                     dy.data(),
-                    dkeys.data_mut(),
-                    dvalues.data_mut(),
-                    dq.data_mut(),
-                    dk.data_mut(),
-                    dv.data_mut(),
-                    deta.data_mut(),
-                    dtheta.data_mut(),
-                    dalpha.data_mut(),
+                    kernel::Gradients {
+                        slots: [&mut dkeys, &mut dvalues].map(Tensor::data_mut),
+                        wide: [dq, dk, dv].map(Tensor::data_mut),
+                        narrow: [deta, dtheta, dalpha].map(Tensor::data_mut),
+                    },
                 );
             }
             for (v, g) in m

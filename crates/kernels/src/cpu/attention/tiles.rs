@@ -8,8 +8,9 @@
 //! Legend: hd width of a head, Q queries of a block; S scores, P weights, O outputs, each gradient with a d.
 
 use super::{Layout, Operands, task};
-use crate::cpu::gemm::mixed::pack::{Form, Source, pack, transposed};
-use crate::cpu::gemm::mixed::tile::{BLOCK, Begun, Block, SIDE, STEPS, TILE, Unit};
+use crate::cpu::gemm::mixed::pack::Form;
+use crate::cpu::gemm::mixed::panels::{Rows, block, halves, start, strip, upright};
+use crate::cpu::gemm::mixed::tile::{BLOCK, Begun, SIDE, STEPS, TILE, Unit};
 use crate::cpu::gemm::mixed::vector::{LOG2_E, exp2, paired, rounded};
 use crate::cpu::scratch::{self, Scratch};
 use crate::cpu::shared::Shared;
@@ -27,80 +28,6 @@ const LEAST: usize = 16;
 pub(super) fn suits(o: &Operands, layout: &Layout) -> bool {
     let many = layout.last.len() >= LEAST * layout.queries.len();
     o.extra.is_none() && o.width.is_multiple_of(BLOCK) && many
-}
-
-/// Rows of a matrix with some columns of each.
-#[derive(Clone, Copy)]
-struct Rows {
-    data: *const f32,
-    apart: usize,
-    rows: usize,
-}
-
-impl Rows {
-    /// # Safety
-    /// The rows are there, each with `width` columns.
-    unsafe fn of(x: &[f32], rows: Range<usize>, apart: usize, column: usize) -> Self {
-        let at = rows.start * apart + column;
-        Self {
-            data: x[at.min(x.len())..].as_ptr(),
-            apart,
-            rows: rows.len(),
-        }
-    }
-
-    /// Packs the rows as lines of `width` steps, filled up with zeros to whole strips.
-    ///
-    /// # Safety
-    /// The rows are there, `to` has room for whole strips, and the CPU has a unit.
-    unsafe fn lines(self, form: Form, width: usize, to: *mut u16) {
-        let whole = self.rows / BLOCK * BLOCK;
-        let source = |data, lines| Source {
-            data,
-            lines,
-            steps: 1,
-        };
-        // SAFETY: promised by the caller; the copy has a whole strip.
-        unsafe {
-            pack(source(self.data, self.apart), form, whole, width, to);
-            if whole < self.rows {
-                let mut strip = scratch::zeros(BLOCK * width);
-                for (i, row) in strip
-                    .chunks_exact_mut(width)
-                    .enumerate()
-                    .take(self.rows - whole)
-                {
-                    let from = self.data.add((whole + i) * self.apart);
-                    row.copy_from_slice(std::slice::from_raw_parts(from, width));
-                }
-                let to = to.add(whole * width);
-                pack(source(strip.as_ptr(), width), form, BLOCK, width, to);
-            }
-        }
-    }
-
-    /// Packs the columns as lines over the rows as steps, filled up with zeros to whole tiles.
-    ///
-    /// # Safety
-    /// As [`Rows::lines`].
-    unsafe fn steps(self, form: Form, width: usize, to: *mut u16) {
-        let source = Source {
-            data: self.data,
-            lines: 1,
-            steps: self.apart,
-        };
-        // SAFETY: promised by the caller.
-        unsafe { pack(source, form, width, self.rows, to) }
-    }
-}
-
-/// Memory for bf16.
-fn halves(elements: usize) -> Scratch {
-    scratch::take(elements / 2)
-}
-
-fn start(x: &mut Scratch) -> *mut u16 {
-    x.as_mut_ptr().cast()
 }
 
 /// Some keys with their values: the prefix, or those of a segment.
@@ -231,38 +158,6 @@ fn blocks(range: &Range<usize>) -> impl Iterator<Item = Range<usize>> + use<> {
     let range = range.clone();
     let starts = range.clone().step_by(QUERIES);
     starts.map(move |lo| lo..(lo + QUERIES).min(range.end))
-}
-
-/// A block over `steps` tiles, whole in both directions.
-fn block(steps: usize, a: *const u16, b: *const u16, c: *mut f32, rsc: usize, add: bool) -> Block {
-    Block {
-        high: 2,
-        wide: 2,
-        steps,
-        a,
-        b,
-        add,
-        c,
-        rsc,
-    }
-}
-
-/// C `[32, columns]` by the strip of A and the panels of B of which the first ones are given; panels lie `panel`
-/// elements apart.
-///
-/// # Safety
-/// The operands are packed and C has these elements.
-unsafe fn strip(begun: &Begun, first: Block, panel: usize, columns: usize) {
-    for i in 0..columns / BLOCK {
-        // SAFETY: promised by the caller.
-        unsafe {
-            begun.kernel()(&Block {
-                b: first.b.add(i * panel),
-                c: first.c.add(i * BLOCK),
-                ..first
-            });
-        }
-    }
 }
 
 /// X `[hd, columns]` = the columns of `of` times `weights`, whose panels hold both sets one after the other.
@@ -402,39 +297,6 @@ unsafe fn softmax(queries: &Queries, scores: *const f32, scale: f32, weights: *m
     out
 }
 
-/// Writes X `[width, columns]`, each column times its factor, as rows of the output.
-///
-/// # Safety
-/// X is there and the rows of the output belong to this task; the CPU has AVX-512.
-#[target_feature(enable = "avx512f")]
-unsafe fn upright(
-    x: *const f32,
-    width: usize,
-    columns: usize,
-    factors: &[f32; QUERIES],
-    rows: usize,
-    to: *mut f32,
-    apart: usize,
-) {
-    for column in (0..rows).step_by(SIDE) {
-        // SAFETY: promised by the caller.
-        unsafe {
-            let factors = _mm512_loadu_ps(factors[column..column + SIDE].as_ptr());
-            for line in (0..width).step_by(SIDE) {
-                let mut block = [_mm512_setzero_si512(); SIDE];
-                for (i, block) in block.iter_mut().enumerate() {
-                    let x = _mm512_loadu_ps(x.add((line + i) * columns + column));
-                    *block = _mm512_castps_si512(_mm512_mul_ps(x, factors));
-                }
-                let block = transposed(block);
-                for (i, row) in block.into_iter().enumerate().take(rows - column) {
-                    _mm512_storeu_si512(to.add((column + i) * apart + line).cast(), row);
-                }
-            }
-        }
-    }
-}
-
 /// As [`super::forward`].
 pub(super) fn forward(
     unit: Unit,
@@ -483,7 +345,7 @@ pub(super) fn forward(
                 let sums = sums.as_mut_ptr();
                 summed(&begun, &queries, values, keys, hd, weights, sums);
                 let to = out.get().add(rows.start * qs + head * hd);
-                upright(sums, hd, columns, &soft.inverse, rows.len(), to, qs);
+                upright(sums, hd, columns, Some(&soft.inverse), rows.len(), to, qs);
                 for (column, i) in rows.clone().enumerate() {
                     lse.slice(i * o.heads + head, 1)[0] = soft.lse[column];
                     let m = soft.top[column];
@@ -681,7 +543,15 @@ pub(super) fn backward(
                         sums,
                     );
                     let to = to.q.get().add(rows.start * qs + head * hd);
-                    upright(sums, hd, columns, &[o.scale; QUERIES], rows.len(), to, qs);
+                    upright(
+                        sums,
+                        hd,
+                        columns,
+                        Some(&[o.scale; QUERIES]),
+                        rows.len(),
+                        to,
+                        qs,
+                    );
                 }
             }
         }

@@ -21,12 +21,87 @@ use crate::cpu::gemm::gemm_seq;
 use crate::cpu::scratch::{self, Scratch};
 use crate::isa::multiversion;
 use crate::math::{dot, sigmoid, silu, silu_derivative};
+use std::ops::Range;
 
 /// Keys and values of one head, `[S, D]` each.
 #[derive(Clone, Copy)]
 pub(super) struct Slots<'a> {
     pub(super) keys: &'a [f32],
     pub(super) values: &'a [f32],
+}
+
+/// How a task computes: with fp32 products ([`Plain`]), or on tiles of bf16.
+pub(super) trait Arithmetic {
+    /// What the reads and writes of one moment share besides the memory itself.
+    type Packed;
+
+    /// Packs a memory for all that reads it.
+    fn pack(&self, memory: Slots, backward: bool) -> Self::Packed;
+
+    /// As [`read`].
+    fn read(&self, memory: Slots, packed: &Self::Packed, q: &[f32]) -> Scratch;
+
+    /// As [`write()`]; `packed` is the memory before.
+    fn write(&self, base: Slots, memory: MemoryView, packed: &Self::Packed, chunk: &Chunk);
+
+    /// As [`read_backward`], with gradients added to keys and values of `to`.
+    fn read_backward(
+        &self,
+        memory: (Slots, &Self::Packed),
+        q: &[f32],
+        dout: &[f32],
+        to: [&mut [f32]; 2],
+    ) -> Scratch;
+
+    /// As [`write_backward`].
+    fn write_backward(
+        &self,
+        base: Slots,
+        start: (&HeadMemory, &Self::Packed),
+        chunk: &Chunk,
+        last: bool,
+        grad: &mut HeadMemory,
+        dbase: &mut SlotGradients,
+    ) -> ChunkGradient;
+}
+
+/// The functions of this module.
+pub(super) struct Plain(pub(super) MemoryShape);
+
+impl Arithmetic for Plain {
+    type Packed = ();
+
+    fn pack(&self, _: Slots, _: bool) {}
+
+    fn read(&self, memory: Slots, (): &(), q: &[f32]) -> Scratch {
+        read(self.0, memory, q)
+    }
+
+    fn write(&self, base: Slots, memory: MemoryView, (): &(), chunk: &Chunk) {
+        write(self.0, base, memory, chunk);
+    }
+
+    fn read_backward(
+        &self,
+        (memory, ()): (Slots, &()),
+        q: &[f32],
+        dout: &[f32],
+        [dkeys, dvalues]: [&mut [f32]; 2],
+    ) -> Scratch {
+        read_backward(self.0, memory, q, dout, dkeys, dvalues)
+    }
+
+    fn write_backward(
+        &self,
+        base: Slots,
+        (start, ()): (&HeadMemory, &()),
+        chunk: &Chunk,
+        last: bool,
+        grad: &mut HeadMemory,
+        dbase: &mut SlotGradients,
+    ) -> ChunkGradient {
+        write_backward(self.0, base, start, chunk, last, grad, dbase)
+    }
 }
 
 /// Gradients with respect to [`Slots`], sums over what a task does.
@@ -138,7 +213,7 @@ pub(super) fn add_slot_reads(shape: MemoryShape, keys: &[f32], q: &[f32], sums: 
 }
 
 /// Gradients of [`read`]: returns dq, adds to `dkeys` and `dvalues` `[S, D]`.
-pub(super) fn read_backward(
+fn read_backward(
     shape: MemoryShape,
     memory: Slots,
     q: &[f32],
@@ -197,7 +272,7 @@ pub(super) fn write(shape: MemoryShape, base: Slots, memory: MemoryView, chunk: 
 /// `grad` holds the gradient of the state after the chunk and leaves as that of the state before
 /// it; `dbase` receives what flows to the learned slots through forgetting. `last` says that the
 /// momentum after this chunk is never used, so that its gradient is zero.
-pub(super) fn write_backward(
+fn write_backward(
     shape: MemoryShape,
     base: Slots,
     start: &HeadMemory,
@@ -250,31 +325,8 @@ pub(super) fn write_backward(
     }
 
     // Through the carried-over state: fast = base + keep (start - base) + carry momentum + ...
-    let (mut dkeep, mut dcarry, mut ddecay) = (0.0f64, 0.0f64, 0.0f64);
-    let halves = [
-        (
-            &mut grad.keys,
-            &mut grad.momentum_keys,
-            base.keys,
-            &start.keys,
-            &start.momentum_keys,
-            &mut dbase.keys,
-        ),
-        (
-            &mut grad.values,
-            &mut grad.momentum_values,
-            base.values,
-            &start.values,
-            &start.momentum_values,
-            &mut dbase.values,
-        ),
-    ];
-    for (dfast, dmomentum, learned, fast, momentum, dlearned) in halves {
-        dcarry += f64::from(dot(dfast, momentum));
-        ddecay += f64::from(dot(dmomentum, momentum));
-        dkeep += f64::from(dot(dfast, fast)) - f64::from(dot(dfast, learned));
-        carry_back(dfast, dmomentum, dlearned, c.keep, c.carry, c.decay);
-    }
+    let mut carried = CarriedBack::default();
+    carried.strip(&c, base, start, grad, dbase, 0..s * d);
 
     // Through the surprise: pull, clipped error, active, hidden.
     let mut dpull = scratch::copy(&dkey_pull);
@@ -283,18 +335,7 @@ pub(super) fn write_backward(
     multiply_by_curvature(&mut dhidden, &surprise.pull, &surprise.hidden);
     add_times(&dpull, &start.values, &mut derror, t, d, s);
     add_transposed_times(&dpull, &surprise.error, &mut grad.values, s, d, t);
-    for ((de, e), &n) in derror
-        .chunks_exact_mut(d)
-        .zip(surprise.error.chunks_exact(d))
-        .zip(surprise.norm.iter())
-    {
-        if n > 1.0 {
-            let along = dot(de, e);
-            de.iter_mut()
-                .zip(e)
-                .for_each(|(g, e)| *g = (*g - along * e) / n);
-        }
-    }
+    clip_backward(&mut derror, &surprise.error, &surprise.norm, d);
     add_transposed_times(&surprise.active, &derror, &mut grad.values, s, d, t);
     add_times_transposed(&derror, &start.values, &mut dactive, t, s, d);
     add_product(&dactive, &surprise.slope, &mut dhidden);
@@ -302,18 +343,88 @@ pub(super) fn write_backward(
     add_times(&dhidden, &start.keys, &mut dk, t, d, s);
     derror.iter_mut().for_each(|g| *g = -*g);
 
-    let (deta, dtheta, dalpha) = c.backward(
-        (chunk.eta, chunk.theta, chunk.alpha),
-        &dto_memory,
-        &dto_momentum,
-        (dkeep, dcarry, ddecay),
-    );
-    ChunkGradient {
-        dk,
-        dv: derror,
-        deta,
-        dtheta,
-        dalpha,
+    c.chunk_gradient(chunk, dk, derror, &[dto_memory, dto_momentum], &carried)
+}
+
+/// Gradients of the weights of carried-over state, summed over the slots.
+#[derive(Default)]
+pub(super) struct CarriedBack {
+    keep: f64,
+    carry: f64,
+    decay: f64,
+}
+
+impl CarriedBack {
+    /// Goes back through fast = base + keep (start - base) + carry momentum for some numbers of keys and values.
+    pub(super) fn strip(
+        &mut self,
+        c: &Coefficients,
+        base: Slots,
+        start: &HeadMemory,
+        grad: &mut HeadMemory,
+        dbase: &mut SlotGradients,
+        part: Range<usize>,
+    ) {
+        let halves = [
+            (
+                &mut grad.keys,
+                &mut grad.momentum_keys,
+                base.keys,
+                &start.keys,
+                &start.momentum_keys,
+                &mut dbase.keys,
+            ),
+            (
+                &mut grad.values,
+                &mut grad.momentum_values,
+                base.values,
+                &start.values,
+                &start.momentum_values,
+                &mut dbase.values,
+            ),
+        ];
+        let part = || part.clone();
+        for (dfast, dmomentum, learned, fast, momentum, dlearned) in halves {
+            let (dfast, dmomentum) = (&mut dfast[part()], &mut dmomentum[part()]);
+            let (learned, fast, momentum) = (&learned[part()], &fast[part()], &momentum[part()]);
+            self.carry += f64::from(dot(dfast, momentum));
+            self.decay += f64::from(dot(dmomentum, momentum));
+            self.keep += f64::from(dot(dfast, fast)) - f64::from(dot(dfast, learned));
+            carry_back(
+                dfast,
+                dmomentum,
+                &mut dlearned[part()],
+                c.keep,
+                c.carry,
+                c.decay,
+            );
+        }
+    }
+}
+
+impl Coefficients {
+    /// Gradients of a chunk from those of its rows, its weights (to memory, to momentum), and carried-over state.
+    pub(super) fn chunk_gradient(
+        &self,
+        chunk: &Chunk,
+        dk: Scratch,
+        dv: Scratch,
+        dweights: &[Vec<f32>; 2],
+        carried: &CarriedBack,
+    ) -> ChunkGradient {
+        let (deta, dtheta, dalpha) = self.backward(
+            (chunk.eta, chunk.theta, chunk.alpha),
+            &dweights[0],
+            &dweights[1],
+            (carried.keep, carried.carry, carried.decay),
+        );
+        ChunkGradient {
+            dk,
+            dv,
+            deta,
+            dtheta,
+            dalpha,
+        }
     }
 }
 
@@ -337,14 +448,7 @@ impl Surprise {
         let (mut active, mut slope) = (scratch::take(t * s), scratch::take(t * s));
         silu_and_slope(&hidden, &mut active, &mut slope);
         let mut error = times(&active, memory.values, t, d, s);
-        error.iter_mut().zip(chunk.v).for_each(|(e, v)| *e -= v);
-        let mut norm = scratch::take(t);
-        for (e, norm) in error.chunks_exact_mut(d).zip(norm.iter_mut()) {
-            *norm = dot(e, e).sqrt();
-            if *norm > 1.0 {
-                e.iter_mut().for_each(|x| *x /= *norm);
-            }
-        }
+        let norm = clip(&mut error, chunk.v, d);
         let pull = times_transposed(&error, memory.values, t, s, d);
         Self {
             hidden,
@@ -392,17 +496,55 @@ fn outer_backward(
     let (s, d) = (shape.slots, shape.width);
     let t = weights.len();
     let seen = times(left, grad, t, d, s);
-    for i in 0..t {
-        let row = i * d..(i + 1) * d;
-        dweights[i] += dot(&right[row.clone()], &seen[row.clone()]);
-        for (g, y) in dright[row.clone()].iter_mut().zip(&seen[row]) {
-            *g += weights[i] * y;
-        }
-    }
+    weigh_back(right, &seen, weights, dright, dweights);
     add_times_transposed(&scale_rows(right, weights), grad, dleft, t, s, d);
 }
 
-fn scale_rows(x: &[f32], weights: &[f32]) -> Scratch {
+/// For each row: dright += weight seen, dweight += right · seen.
+pub(super) fn weigh_back(
+    right: &[f32],
+    seen: &[f32],
+    weights: &[f32],
+    dright: &mut [f32],
+    dweights: &mut [f32],
+) {
+    let d = right.len() / weights.len();
+    let rows = right.chunks_exact(d).zip(seen.chunks_exact(d));
+    let rows = rows.zip(dright.chunks_exact_mut(d));
+    for (((right, seen), dright), (w, dw)) in rows.zip(weights.iter().zip(dweights)) {
+        *dw += dot(right, seen);
+        dright.iter_mut().zip(seen).for_each(|(g, y)| *g += w * y);
+    }
+}
+
+/// Subtracts `v` and clips each row to norm 1; gives the norms before, `[T]`.
+pub(super) fn clip(error: &mut [f32], v: &[f32], d: usize) -> Scratch {
+    let mut norms = scratch::take(error.len() / d);
+    let rows = error.chunks_exact_mut(d).zip(v.chunks_exact(d));
+    for ((e, v), norm) in rows.zip(norms.iter_mut()) {
+        e.iter_mut().zip(v).for_each(|(e, v)| *e -= v);
+        *norm = dot(e, e).sqrt();
+        if *norm > 1.0 {
+            e.iter_mut().for_each(|x| *x /= *norm);
+        }
+    }
+    norms
+}
+
+/// Turns the gradient of clipped errors into that of errors.
+pub(super) fn clip_backward(derror: &mut [f32], error: &[f32], norms: &[f32], d: usize) {
+    let rows = derror.chunks_exact_mut(d).zip(error.chunks_exact(d));
+    for ((de, e), &n) in rows.zip(norms) {
+        if n > 1.0 {
+            let along = dot(de, e);
+            de.iter_mut()
+                .zip(e)
+                .for_each(|(g, e)| *g = (*g - along * e) / n);
+        }
+    }
+}
+
+pub(super) fn scale_rows(x: &[f32], weights: &[f32]) -> Scratch {
     let mut scaled = scratch::copy(x);
     for (row, w) in scaled
         .chunks_exact_mut(x.len() / weights.len())
@@ -415,7 +557,7 @@ fn scale_rows(x: &[f32], weights: &[f32]) -> Scratch {
 
 multiversion! {
     /// What a write does to state that was there before (see [`Coefficients`]).
-    fn carry_over(fast: &mut [f32], momentum: &mut [f32], learned: &[f32], keep: f32, carry: f32, decay: f32) {
+    pub(super) fn carry_over(fast: &mut [f32], momentum: &mut [f32], learned: &[f32], keep: f32, carry: f32, decay: f32) {
         for ((m, s), m0) in fast.iter_mut().zip(momentum).zip(learned) {
             *m = m0 + keep * (*m - m0) + carry * *s;
             *s *= decay;

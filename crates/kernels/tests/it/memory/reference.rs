@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use kernels::cpu::memory::{self, MemoryShape, Rows};
+use kernels::cpu::memory::{self, Gradients, MemoryShape, Rows};
 
 /// Order of the inputs everywhere in this file.
 pub(super) const NAMES: [&str; 8] = ["keys0", "values0", "q", "k", "v", "eta", "theta", "alpha"];
@@ -103,14 +103,11 @@ impl Case {
             &self.rows(),
             &self.segments,
             dout,
-            dkeys0,
-            dvalues0,
-            dq,
-            dk,
-            dv,
-            deta,
-            dtheta,
-            dalpha,
+            Gradients {
+                slots: [dkeys0, dvalues0],
+                wide: [dq, dk, dv],
+                narrow: [deta, dtheta, dalpha],
+            },
         );
         grads
     }
