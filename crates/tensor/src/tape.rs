@@ -8,6 +8,7 @@
 //! accumulates over several backward passes (micro-batches).
 
 use crate::Tensor;
+use rayon::prelude::*;
 use std::cell::{Cell, RefCell};
 
 /// A value on a tape.
@@ -67,6 +68,12 @@ impl Grads {
             .iter_mut()
             .flatten()
             .for_each(|t| t.scale_(factor));
+    }
+    /// Changes the gradients of some slots, several at a time.
+    pub fn update_each(&mut self, slots: &[usize], f: impl Fn(&mut Tensor) + Sync) {
+        let all = self.slots.par_iter_mut().enumerate().with_max_len(1);
+        all.filter(|(slot, _)| slots.contains(slot))
+            .for_each(|(_, g)| g.iter_mut().for_each(&f));
     }
     /// Number of slots.
     pub fn len(&self) -> usize {

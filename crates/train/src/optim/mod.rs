@@ -140,6 +140,7 @@ impl Optimizer {
             grads.scale((f64::from(c.clip_norm) / norm) as f32);
         }
         self.step += 1;
+        let mut matrices = Vec::new();
         for slot in 0..params.len() {
             let Some(g) = grads.get_mut(slot) else {
                 continue;
@@ -157,15 +158,7 @@ impl Optimizer {
                 Role::Matrix => {
                     first.lerp_(g, 1.0 - c.momentum);
                     g.lerp_(first, c.momentum);
-                    let update = newton_schulz(g, &POLAR_EXPRESS, 1.01);
-                    let scale = 0.2 * (g.rows().max(g.cols()) as f32).sqrt();
-                    muon_update(
-                        params.at_mut(slot),
-                        &update,
-                        c.muon_lr * lr_scale,
-                        scale,
-                        c.weight_decay,
-                    );
+                    matrices.push(slot);
                 }
                 Role::Other => {
                     let second = self.second[slot].get_or_insert_with(|| Tensor::zeros(g.dims()));
@@ -180,6 +173,16 @@ impl Optimizer {
                     adamw_(params.at_mut(slot), g, first, second, settings);
                 }
             }
+        }
+        // A matrix keeps one thread busy; several at once need not wait for each other.
+        grads.update_each(&matrices, |g| *g = newton_schulz(g, &POLAR_EXPRESS, 1.01));
+        for slot in matrices {
+            let Some(update) = grads.get(slot) else {
+                continue;
+            };
+            let scale = 0.2 * (update.rows().max(update.cols()) as f32).sqrt();
+            let lr = c.muon_lr * lr_scale;
+            muon_update(params.at_mut(slot), update, lr, scale, c.weight_decay);
         }
         StepReport {
             grad_norm: norm,
