@@ -83,6 +83,14 @@ pub struct Rotation<'a> {
     pub sin: &'a [f32],
 }
 
+impl<'a> Rotation<'a> {
+    /// Cosines and sines of a row, for heads of `width`.
+    fn row(self, i: usize, width: usize) -> (&'a [f32], &'a [f32]) {
+        let half = width / 2;
+        (&self.cos[i * half..][..half], &self.sin[i * half..][..half])
+    }
+}
+
 /// Fills the rotary tables: frequency i of hd/2 is theta^(-2 i / hd).
 pub fn rotation_table(
     positions: &[u32],
@@ -108,15 +116,53 @@ pub fn rotation_table(
 }
 
 multiversion! {
-    fn rotate(x: &[f32], cos: &[f32], sin: &[f32], sign: f32, y: &mut [f32]) {
-        let half = cos.len();
-        let (x0, x1) = x.split_at(half);
-        let (y0, y1) = y.split_at_mut(half);
-        let (x0, x1, y0, y1, sin) = (&x0[..half], &x1[..half], &mut y0[..half], &mut y1[..half], &sin[..half]);
-        for i in 0..half {
-            let s = sin[i] * sign;
-            y0[i] = x0[i] * cos[i] - x1[i] * s;
-            y1[i] = x1[i] * cos[i] + x0[i] * s;
+    /// One row of heads: y = f x, f = gain r, rotated; `r` and `y` are overwritten.
+    fn heads_row(x: &[f32], gain: Option<&[f32]>, rotation: Option<(&[f32], &[f32])>, y: &mut [f32], r: &mut [f32]) {
+        let hd = x.len() / r.len();
+        let half = hd / 2;
+        for (h, (x, y)) in x.chunks_exact(hd).zip(y.chunks_exact_mut(hd)).enumerate() {
+            r[h] = gain.map_or(1.0, |_| 1.0 / (math::dot(x, x) / hd as f32 + HEAD_EPS).sqrt());
+            let f = gain.map_or(1.0, |g| g[h] * r[h]);
+            let Some((cos, sin)) = rotation else {
+                for (y, &x) in y.iter_mut().zip(x) { *y = x * f; }
+                continue;
+            };
+            let ((x0, x1), (y0, y1)) = (x.split_at(half), y.split_at_mut(half));
+            let (x1, y1, cos, sin) = (&x1[..half], &mut y1[..half], &cos[..half], &sin[..half]);
+            for i in 0..half {
+                let (a, b) = (x0[i] * f, x1[i] * f);
+                y0[i] = a * cos[i] - b * sin[i];
+                y1[i] = b * cos[i] + a * sin[i];
+            }
+        }
+    }
+}
+
+multiversion! {
+    /// Backward of [`heads_row`]: `dx` is overwritten, and `dgain` by this row's part of the gain's gradient.
+    fn heads_backward_row(x: &[f32], gain: Option<&[f32]>, rotation: Option<(&[f32], &[f32])>, r: &[f32], dy: &[f32], dx: &mut [f32], dgain: &mut [f32]) {
+        let hd = x.len() / r.len();
+        let half = hd / 2;
+        let heads = x.chunks_exact(hd).zip(dy.chunks_exact(hd)).zip(dx.chunks_exact_mut(hd));
+        for (h, ((x, dy), dx)) in heads.enumerate() {
+            match rotation {
+                None => dx.copy_from_slice(dy),
+                Some((cos, sin)) => {
+                    let ((y0, y1), (d0, d1)) = (dy.split_at(half), dx.split_at_mut(half));
+                    let (y1, d1, cos, sin) = (&y1[..half], &mut d1[..half], &cos[..half], &sin[..half]);
+                    for i in 0..half {
+                        d0[i] = y0[i] * cos[i] + y1[i] * sin[i];
+                        d1[i] = y1[i] * cos[i] - y0[i] * sin[i];
+                    }
+                }
+            }
+            if let Some(gain) = gain {
+                // Of the unrotated dy.
+                let along = math::dot(dx, x);
+                dgain[h] = along * r[h];
+                let (f, c) = (gain[h] * r[h], along * r[h] * r[h] / hd as f32);
+                for (d, &x) in dx.iter_mut().zip(x) { *d = f * (*d - x * c); }
+            }
         }
     }
 }
@@ -137,41 +183,13 @@ pub fn head_norm_rope(
         return;
     }
     let d = x.len() / rows;
-    let hd = d / heads;
-    let half = hd / 2;
     y.par_chunks_mut(d)
         .zip(x.par_chunks(d))
         .zip(rstd.par_chunks_mut(heads))
         .enumerate()
         .with_min_len(16)
         .for_each(|(i, ((y, x), r))| {
-            let mut buffer = vec![0.0; hd];
-            for h in 0..heads {
-                let (x, y) = (&x[h * hd..][..hd], &mut y[h * hd..][..hd]);
-                r[h] = gain.map_or(1.0, |_| {
-                    1.0 / (super::elementwise::dot(x, x) / hd as f32 + HEAD_EPS).sqrt()
-                });
-                let f = gain.map_or(1.0, |g| g[h] * r[h]);
-                match rotation {
-                    Some(rot) => {
-                        for (b, &x) in buffer.iter_mut().zip(x) {
-                            *b = x * f;
-                        }
-                        rotate(
-                            &buffer,
-                            &rot.cos[i * half..][..half],
-                            &rot.sin[i * half..][..half],
-                            1.0,
-                            y,
-                        );
-                    }
-                    None => {
-                        for (y, &x) in y.iter_mut().zip(x) {
-                            *y = x * f;
-                        }
-                    }
-                }
-            }
+            heads_row(x, gain, rotation.map(|t| t.row(i, d / heads)), y, r)
         });
 }
 
@@ -192,8 +210,6 @@ pub fn head_norm_rope_backward(
         return;
     }
     let d = x.len() / rows;
-    let hd = d / heads;
-    let half = hd / 2;
     // Per row and head: sum of (unrotated dy) * x * r, the gradient of the gain.
     let mut parts = vec![0.0; rstd.len()];
     dx.par_chunks_mut(d)
@@ -201,29 +217,13 @@ pub fn head_norm_rope_backward(
         .enumerate()
         .with_min_len(16)
         .for_each(|(i, (dx, parts))| {
-            for h in 0..heads {
-                let at = i * d + h * hd;
-                let (x, dy, dx) = (&x[at..][..hd], &dy[at..][..hd], &mut dx[h * hd..][..hd]);
-                match rotation {
-                    Some(rot) => rotate(
-                        dy,
-                        &rot.cos[i * half..][..half],
-                        &rot.sin[i * half..][..half],
-                        -1.0,
-                        dx,
-                    ),
-                    None => dx.copy_from_slice(dy),
-                }
-                if let Some(gain) = gain {
-                    let r = rstd[i * heads + h];
-                    let along = super::elementwise::dot(dx, x);
-                    parts[h] = along * r;
-                    let c = along * r * r / hd as f32;
-                    for (d, &x) in dx.iter_mut().zip(x) {
-                        *d = gain[h] * r * (*d - x * c);
-                    }
-                }
-            }
+            let (x, dy, r) = (
+                &x[i * d..][..d],
+                &dy[i * d..][..d],
+                &rstd[i * heads..][..heads],
+            );
+            let rotation = rotation.map(|t| t.row(i, d / heads));
+            heads_backward_row(x, gain, rotation, r, dy, dx, parts);
         });
     if gain.is_some() {
         reduce_rows(rows, heads, dgain, |i, acc| {

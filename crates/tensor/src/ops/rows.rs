@@ -2,18 +2,29 @@
 
 use crate::{Ids, Tape, Tensor, Var};
 use kernels::math::from_bf16;
+use rayon::prelude::*;
 use std::ops::Range;
+
+/// Elements that one task moves at least.
+const TASK: usize = 1 << 14;
+
+/// Writes each row of a tensor, given its number, in parallel.
+fn each_row(out: &mut Tensor, f: impl Fn(usize, &mut [f32]) + Sync) {
+    let d = out.cols().max(1);
+    let rows = out.data_mut().par_chunks_mut(d).with_min_len(TASK / d + 1);
+    rows.enumerate().for_each(|(i, row)| f(i, row));
+}
 
 fn gather(x: &Tensor, ids: &[u32]) -> Tensor {
     let d = x.cols();
     let mut out = Tensor::dirty(&[ids.len(), d]);
-    for (o, &i) in out.data_mut().chunks_mut(d).zip(ids) {
-        let row = i as usize * d..(i as usize + 1) * d;
+    each_row(&mut out, |at, o| {
+        let row = ids[at] as usize * d..(ids[at] as usize + 1) * d;
         match x.half() {
             None => o.copy_from_slice(&x.data()[row]),
             Some(half) => (o.iter_mut().zip(&half[row])).for_each(|(o, &x)| *o = from_bf16(x)),
         }
-    }
+    });
     out
 }
 
@@ -54,30 +65,35 @@ impl Tape {
     /// `base` [N, D] with row `ids[i]` replaced by row i of `rows`; ids must differ from each other.
     #[track_caller]
     pub fn replace_rows(&self, base: Var, rows: Var, ids: Ids) -> Var {
-        let mut out = self.value(base);
-        let new = self.value(rows);
+        let (old, new) = (self.value(base), self.value(rows));
         assert!(
-            new.cols() == out.cols() && new.rows() == ids.len(),
+            new.cols() == old.cols() && new.rows() == ids.len(),
             "replace_rows: {:?} into {:?} at {} places",
             new.dims(),
-            out.dims(),
+            old.dims(),
             ids.len()
         );
-        let d = out.cols();
-        let data = out.data_mut();
-        for (row, &i) in new.data().chunks(d).zip(ids.iter()) {
-            data[i as usize * d..][..d].copy_from_slice(row);
+        let d = old.cols();
+        // For each row of the result the row of `rows` that it is, if any.
+        let mut which = vec![None; old.rows()];
+        for (i, &at) in ids.iter().enumerate() {
+            which[at as usize] = Some(i);
         }
+        let mut out = Tensor::dirty(old.dims());
+        each_row(&mut out, |at, row| {
+            let (from, i) = which[at].map_or((&old, at), |i| (&new, i));
+            row.copy_from_slice(&from.data()[i * d..][..d]);
+        });
         self.push(out, &[base, rows], move |dy, sink| {
             if sink.wants(rows) {
                 sink.add(rows, gather(dy, &ids));
             }
             if sink.wants(base) {
-                let mut g = dy.clone();
-                let data = g.data_mut();
-                for &i in ids.iter() {
-                    data[i as usize * d..][..d].fill(0.0);
-                }
+                let mut g = Tensor::dirty(dy.dims());
+                each_row(&mut g, |at, row| match which[at] {
+                    Some(_) => row.fill(0.0),
+                    None => row.copy_from_slice(&dy.data()[at * d..][..d]),
+                });
                 sink.add(base, g);
             }
         })
@@ -123,13 +139,13 @@ impl Tape {
         let widths: Vec<usize> = values.iter().map(Tensor::cols).collect();
         let total: usize = widths.iter().sum();
         let mut out = Tensor::dirty(&[n, total]);
-        for (i, row) in out.data_mut().chunks_mut(total).enumerate() {
+        each_row(&mut out, |i, row| {
             let mut at = 0;
             for (v, &d) in values.iter().zip(&widths) {
                 row[at..at + d].copy_from_slice(&v.data()[i * d..][..d]);
                 at += d;
             }
-        }
+        });
         let parts: Vec<Var> = parts.to_vec();
         self.push(out, &parts.clone(), move |dy, sink| {
             let mut at = 0;
@@ -200,12 +216,8 @@ impl Tape {
 fn columns(x: &Tensor, range: Range<usize>) -> Tensor {
     let (n, d) = (x.rows(), x.cols());
     let mut out = Tensor::dirty(&[n, range.len()]);
-    for (o, r) in out
-        .data_mut()
-        .chunks_mut(range.len().max(1))
-        .zip(x.data().chunks(d))
-    {
-        o.copy_from_slice(&r[range.clone()]);
-    }
+    each_row(&mut out, |i, row| {
+        row.copy_from_slice(&x.data()[i * d..][range.clone()]);
+    });
     out
 }

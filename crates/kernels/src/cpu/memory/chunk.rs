@@ -20,7 +20,7 @@ use crate::cpu::elementwise::silu_in_place;
 use crate::cpu::gemm::gemm_seq;
 use crate::cpu::scratch::{self, Scratch};
 use crate::isa::multiversion;
-use crate::math::{dot, sigmoid, silu, silu_derivative};
+use crate::math::{LANES, dot, sigmoid, silu, silu_derivative, tree};
 use std::ops::Range;
 
 /// Keys and values of one head, `[S, D]` each.
@@ -387,17 +387,12 @@ impl CarriedBack {
         for (dfast, dmomentum, learned, fast, momentum, dlearned) in halves {
             let (dfast, dmomentum) = (&mut dfast[part()], &mut dmomentum[part()]);
             let (learned, fast, momentum) = (&learned[part()], &fast[part()], &momentum[part()]);
-            self.carry += f64::from(dot(dfast, momentum));
-            self.decay += f64::from(dot(dmomentum, momentum));
-            self.keep += f64::from(dot(dfast, fast)) - f64::from(dot(dfast, learned));
-            carry_back(
-                dfast,
-                dmomentum,
-                &mut dlearned[part()],
-                c.keep,
-                c.carry,
-                c.decay,
-            );
+            let dlearned = &mut dlearned[part()];
+            let sums = carry_sums([dfast, dmomentum], [learned, fast, momentum]);
+            self.keep += f64::from(sums[0]);
+            self.carry += f64::from(sums[1]);
+            self.decay += f64::from(sums[2]);
+            carry_back(dfast, dmomentum, dlearned, c.keep, c.carry, c.decay);
         }
     }
 }
@@ -562,6 +557,27 @@ multiversion! {
             *m = m0 + keep * (*m - m0) + carry * *s;
             *s *= decay;
         }
+    }
+}
+
+multiversion! {
+    /// dfast · (fast - learned), dfast · momentum, dmomentum · momentum, in sixteen interleaved partial sums.
+    fn carry_sums(grads: [&[f32]; 2], state: [&[f32]; 3]) -> [f32; 3] {
+        let [dfast, dmomentum] = grads;
+        let [learned, fast, momentum] = state.map(|x| &x[..dfast.len()]);
+        let dmomentum = &dmomentum[..dfast.len()];
+        let mut sums = [[0.0f32; LANES]; 3];
+        let mut add = |at: usize, lane: usize| {
+            sums[0][lane] += dfast[at] * (fast[at] - learned[at]);
+            sums[1][lane] += dfast[at] * momentum[at];
+            sums[2][lane] += dmomentum[at] * momentum[at];
+        };
+        let whole = dfast.len() / LANES * LANES;
+        for at in (0..whole).step_by(LANES) {
+            for lane in 0..LANES { add(at + lane, lane); }
+        }
+        for at in whole..dfast.len() { add(at, at - whole); }
+        sums.map(tree)
     }
 }
 
