@@ -201,10 +201,21 @@ pub fn gemm_symmetric(
             n, n, k, alpha, a, rsa, csa, a, csa, rsa, beta, shared, n, parallel, true,
         );
     }
+    mirror(n, c);
+}
+
+/// Copies what lies above the diagonal of C [n, n] below it.
+fn mirror(n: usize, c: &mut [f32]) {
     // Blocks, so that neither side is walked down its columns for long.
-    const BLOCK: usize = 32;
+    const BLOCK: usize = 16;
     for rows in (0..n).step_by(BLOCK) {
         for cols in (0..=rows).step_by(BLOCK) {
+            #[cfg(target_arch = "x86_64")]
+            if rows + BLOCK <= n && isa::vectors() == isa::Isa::Avx512 {
+                // SAFETY: both blocks lie in C, and the CPU has AVX-512.
+                unsafe { mixed::pack::mirror_block(c.as_mut_ptr(), n, rows, cols) };
+                continue;
+            }
             for i in rows..(rows + BLOCK).min(n) {
                 for j in cols..(cols + BLOCK).min(i) {
                     c[i * n + j] = c[j * n + i];

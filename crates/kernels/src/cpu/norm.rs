@@ -121,8 +121,14 @@ multiversion! {
         let hd = x.len() / r.len();
         let half = hd / 2;
         for (h, (x, y)) in x.chunks_exact(hd).zip(y.chunks_exact_mut(hd)).enumerate() {
-            r[h] = gain.map_or(1.0, |_| 1.0 / (math::dot(x, x) / hd as f32 + HEAD_EPS).sqrt());
-            let f = gain.map_or(1.0, |g| g[h] * r[h]);
+            // No closures: what they call would not be compiled for the path.
+            let f = match gain {
+                Some(gain) => {
+                    r[h] = 1.0 / (math::dot(x, x) / hd as f32 + HEAD_EPS).sqrt();
+                    gain[h] * r[h]
+                }
+                None => { r[h] = 1.0; 1.0 }
+            };
             let Some((cos, sin)) = rotation else {
                 for (y, &x) in y.iter_mut().zip(x) { *y = x * f; }
                 continue;

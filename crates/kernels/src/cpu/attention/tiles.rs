@@ -422,6 +422,25 @@ unsafe fn strip_gradients(s: &Strip, times: f32, lse: &[f32; QUERIES], delta: &[
     }
 }
 
+/// x · y for each row of a block, over `width` columns.
+///
+/// # Safety
+/// The rows are there, with whole vectors; the CPU has AVX-512.
+#[target_feature(enable = "avx512f")]
+unsafe fn products_of_rows(x: Rows, y: Rows, width: usize) -> [f32; QUERIES] {
+    let mut sums = [0.0; QUERIES];
+    for (i, to) in sums.iter_mut().enumerate().take(x.rows) {
+        let mut sum = _mm512_setzero_ps();
+        for at in (0..width).step_by(SIDE) {
+            // SAFETY: promised by the caller.
+            let [x, y] = [x, y].map(|r| unsafe { _mm512_loadu_ps(r.row(i).add(at)) });
+            sum = _mm512_fmadd_ps(x, y, sum);
+        }
+        *to = _mm512_reduce_add_ps(sum);
+    }
+    sums
+}
+
 /// What the backward pass gets: the outputs of the forward pass, and the gradient of the first.
 #[derive(Clone, Copy)]
 pub(super) struct Saved<'a> {
@@ -477,12 +496,11 @@ pub(super) fn backward(
                 y.lines(Form::B, hd, y_lines);
                 q.steps(Form::B, hd, q_steps);
                 y.steps(Form::B, hd, y_steps);
-                let (mut logs, mut delta) = ([0.0; QUERIES], [0.0; QUERIES]);
-                for (column, i) in rows.clone().enumerate() {
-                    let at = i * qs + head * hd;
-                    logs[column] = lse[i * o.heads + head] * LOG2_E;
-                    delta[column] = super::dot(&dy[at..at + hd], &out[at..at + hd]);
+                let mut logs = [0.0; QUERIES];
+                for (log, i) in logs.iter_mut().zip(rows.clone()) {
+                    *log = lse[i * o.heads + head] * LOG2_E;
                 }
+                let delta = products_of_rows(y, queries.of(out, qs, head * hd), hd);
                 let (scores, weights_gradient) = {
                     let start = strips.as_mut_ptr();
                     (start, start.add(BLOCK * columns))

@@ -567,16 +567,26 @@ multiversion! {
         let [learned, fast, momentum] = state.map(|x| &x[..dfast.len()]);
         let dmomentum = &dmomentum[..dfast.len()];
         let mut sums = [[0.0f32; LANES]; 3];
-        let mut add = |at: usize, lane: usize| {
-            sums[0][lane] += dfast[at] * (fast[at] - learned[at]);
-            sums[1][lane] += dfast[at] * momentum[at];
-            sums[2][lane] += dmomentum[at] * momentum[at];
-        };
-        let whole = dfast.len() / LANES * LANES;
-        for at in (0..whole).step_by(LANES) {
-            for lane in 0..LANES { add(at + lane, lane); }
+        let n = dfast.len();
+        for at in (0..n).step_by(LANES) {
+            let lanes = LANES.min(n - at);
+            let here = at..at + lanes;
+            let (g, h) = (&dfast[here.clone()], &dmomentum[here.clone()]);
+            let (m0, m, s) = (&learned[here.clone()], &fast[here.clone()], &momentum[here]);
+            if lanes == LANES {
+                for i in 0..LANES {
+                    sums[0][i] += g[i] * (m[i] - m0[i]);
+                    sums[1][i] += g[i] * s[i];
+                    sums[2][i] += h[i] * s[i];
+                }
+            } else {
+                for i in 0..lanes {
+                    sums[0][i] += g[i] * (m[i] - m0[i]);
+                    sums[1][i] += g[i] * s[i];
+                    sums[2][i] += h[i] * s[i];
+                }
+            }
         }
-        for at in whole..dfast.len() { add(at, at - whole); }
         sums.map(tree)
     }
 }

@@ -245,6 +245,26 @@ unsafe fn across<T: Element>(
     pairs
 }
 
+/// Block (row, column) of C [n, n] below the diagonal becomes the transpose of the block (column, row); on the
+/// diagonal, what lies below it that of what lies above.
+///
+/// # Safety
+/// Both blocks of 16 x 16 lie in C, and the CPU has AVX-512.
+#[target_feature(enable = "avx512f")]
+pub(in crate::cpu::gemm) unsafe fn mirror_block(c: *mut f32, n: usize, row: usize, column: usize) {
+    let mut block = [_mm512_setzero_si512(); SIDE];
+    // SAFETY: promised by the caller.
+    unsafe {
+        for (i, x) in block.iter_mut().enumerate() {
+            *x = _mm512_loadu_si512(c.add((column + i) * n + row).cast());
+        }
+        for (i, x) in transposed(block).into_iter().enumerate() {
+            let below = if row == column { lowest(i) } else { !0 };
+            _mm512_mask_storeu_epi32(c.add((row + i) * n + column).cast(), below, x);
+        }
+    }
+}
+
 /// 16 x 16 pairs transposed.
 #[target_feature(enable = "avx512f")]
 pub(in crate::cpu) fn transposed(x: Pairs) -> Pairs {

@@ -34,6 +34,11 @@ impl Rows {
         }
     }
 
+    /// The columns of row `i`.
+    pub(in crate::cpu) fn row(self, i: usize) -> *const f32 {
+        self.data.wrapping_add(i * self.apart)
+    }
+
     /// Packs the rows as lines of `width` steps, filled up with zeros to whole strips.
     ///
     /// # Safety
