@@ -387,6 +387,12 @@ impl Params {
         );
         self.tensors[slot] = value;
     }
+    /// Names, roles and tensors in slot order, the tensors to change in place.
+    pub fn iter_mut(&mut self) -> impl Iterator<Item = (&str, Role, &mut Tensor)> {
+        let names = self.names.iter().map(String::as_str);
+        let known = names.zip(self.roles.iter().copied());
+        (known.zip(&mut self.tensors)).map(|((name, role), tensor)| (name, role, tensor))
+    }
     /// Names and tensors in slot order.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &Tensor)> {
         self.names.iter().map(String::as_str).zip(&self.tensors)

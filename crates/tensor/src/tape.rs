@@ -8,7 +8,6 @@
 //! accumulates over several backward passes (micro-batches).
 
 use crate::Tensor;
-use rayon::prelude::*;
 use std::cell::{Cell, RefCell};
 
 /// A value on a tape.
@@ -62,18 +61,9 @@ impl Grads {
     pub fn clear(&mut self) {
         self.slots.iter_mut().for_each(|s| *s = None);
     }
-    /// Multiplies every gradient.
-    pub fn scale(&mut self, factor: f32) {
-        self.slots
-            .iter_mut()
-            .flatten()
-            .for_each(|t| t.scale_(factor));
-    }
-    /// Changes the gradients of some slots, several at a time.
-    pub fn update_each(&mut self, slots: &[usize], f: impl Fn(&mut Tensor) + Sync) {
-        let all = self.slots.par_iter_mut().enumerate().with_max_len(1);
-        all.filter(|(slot, _)| slots.contains(slot))
-            .for_each(|(_, g)| g.iter_mut().for_each(&f));
+    /// The gradient of each slot, to change in place.
+    pub fn iter_mut(&mut self) -> impl Iterator<Item = Option<&mut Tensor>> {
+        self.slots.iter_mut().map(Option::as_mut)
     }
     /// Number of slots.
     pub fn len(&self) -> usize {

@@ -49,7 +49,7 @@ fn gradients_accumulate_over_backward_passes_until_cleared() {
             );
         }
     }
-    both.scale(0.5);
+    both.iter_mut().flatten().for_each(|g| g.scale_(0.5));
     assert_eq!(both.get(0).unwrap().to_vec().len(), 12);
     both.clear();
     assert!(both.get(0).is_none() && both.get(1).is_none());

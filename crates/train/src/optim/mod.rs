@@ -19,6 +19,7 @@ use crate::Error;
 use crate::checkpoint::array;
 use model::Params;
 use model::params::Role;
+use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use store::Array;
@@ -136,54 +137,38 @@ impl Optimizer {
                 qk_clips: 0,
             };
         }
-        if norm > f64::from(c.clip_norm) {
-            grads.scale((f64::from(c.clip_norm) / norm) as f32);
-        }
         self.step += 1;
-        let mut matrices = Vec::new();
-        for slot in 0..params.len() {
-            let Some(g) = grads.get_mut(slot) else {
-                continue;
-            };
-            let name = &params.names()[slot];
-            if c.grokfast_lambda != 0.0 && !is_embedding(name) {
-                let slow = self.slow[slot].get_or_insert_with(|| Tensor::zeros(g.dims()));
-                slow.lerp_(g, 1.0 - c.grokfast_alpha);
-                if lr_scale >= 1.0 {
-                    g.add_scaled_(slow, c.grokfast_lambda);
-                }
-            }
-            let first = self.first[slot].get_or_insert_with(|| Tensor::zeros(g.dims()));
-            match params.role(slot) {
-                Role::Matrix => {
-                    first.lerp_(g, 1.0 - c.momentum);
-                    g.lerp_(first, c.momentum);
-                    matrices.push(slot);
-                }
-                Role::Other => {
-                    let second = self.second[slot].get_or_insert_with(|| Tensor::zeros(g.dims()));
-                    let settings = AdamW {
-                        lr: c.adam_lr * lr_scale,
-                        beta1: 0.9,
-                        beta2: 0.95,
-                        eps: 1e-8,
-                        weight_decay: 0.0,
-                        step: self.step,
-                    };
-                    adamw_(params.at_mut(slot), g, first, second, settings);
-                }
-            }
-        }
-        // A matrix keeps one thread busy; several at once need not wait for each other.
-        grads.update_each(&matrices, |g| *g = newton_schulz(g, &POLAR_EXPRESS, 1.01));
-        for slot in matrices {
-            let Some(update) = grads.get(slot) else {
-                continue;
-            };
-            let scale = 0.2 * (update.rows().max(update.cols()) as f32).sqrt();
-            let lr = c.muon_lr * lr_scale;
-            muon_update(params.at_mut(slot), update, lr, scale, c.weight_decay);
-        }
+        let settings = Settings {
+            clip: (norm > f64::from(c.clip_norm)).then(|| (f64::from(c.clip_norm) / norm) as f32),
+            grokfast: lr_scale >= 1.0,
+            muon_lr: c.muon_lr * lr_scale,
+            adam: AdamW {
+                lr: c.adam_lr * lr_scale,
+                beta1: 0.9,
+                beta2: 0.95,
+                eps: 1e-8,
+                weight_decay: 0.0,
+                step: self.step,
+            },
+            config: &c,
+        };
+        let moments = (self.first.iter_mut().zip(&mut self.second)).zip(&mut self.slow);
+        let slots: Vec<Slot> = (params.iter_mut().zip(grads.iter_mut()).zip(moments))
+            .filter_map(|(((name, role, w), g), ((first, second), slow))| {
+                Some(Slot {
+                    w,
+                    g: g?,
+                    first,
+                    second,
+                    slow,
+                    role,
+                    embedding: is_embedding(name),
+                })
+            })
+            .collect();
+        // One tensor after another in each thread: a matrix stays in its cache from the gradient to the update.
+        let each = slots.into_par_iter().with_max_len(1);
+        each.for_each(|slot| slot.step(&settings));
         StepReport {
             grad_norm: norm,
             skipped: false,
@@ -251,6 +236,60 @@ impl Optimizer {
             }
         }
         Ok(this)
+    }
+}
+
+/// What a step is for all tensors.
+struct Settings<'a> {
+    /// Factor of the gradients, when they are too large together.
+    clip: Option<f32>,
+    /// Whether the slow part of the gradients is amplified.
+    grokfast: bool,
+    muon_lr: f32,
+    adam: AdamW,
+    config: &'a OptimConfig,
+}
+
+/// A tensor with a gradient.
+struct Slot<'a> {
+    w: &'a mut Tensor,
+    /// Spoilt by the step.
+    g: &'a mut Tensor,
+    first: &'a mut Option<Tensor>,
+    second: &'a mut Option<Tensor>,
+    slow: &'a mut Option<Tensor>,
+    role: Role,
+    embedding: bool,
+}
+
+impl Slot<'_> {
+    fn step(self, s: &Settings) {
+        let (c, g) = (s.config, self.g);
+        let zeros = || Tensor::zeros(self.w.dims());
+        if let Some(factor) = s.clip {
+            g.scale_(factor);
+        }
+        if c.grokfast_lambda != 0.0 && !self.embedding {
+            let slow = self.slow.get_or_insert_with(zeros);
+            slow.lerp_(g, 1.0 - c.grokfast_alpha);
+            if s.grokfast {
+                g.add_scaled_(slow, c.grokfast_lambda);
+            }
+        }
+        let first = self.first.get_or_insert_with(zeros);
+        match self.role {
+            Role::Matrix => {
+                first.lerp_(g, 1.0 - c.momentum);
+                g.lerp_(first, c.momentum);
+                let update = newton_schulz(g, &POLAR_EXPRESS, 1.01);
+                let scale = 0.2 * (g.rows().max(g.cols()) as f32).sqrt();
+                muon_update(self.w, &update, s.muon_lr, scale, c.weight_decay);
+            }
+            Role::Other => {
+                let second = self.second.get_or_insert_with(zeros);
+                adamw_(self.w, g, first, second, s.adam);
+            }
+        }
     }
 }
 
