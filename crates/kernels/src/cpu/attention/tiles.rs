@@ -270,11 +270,12 @@ unsafe fn softmax(queries: &Queries, scores: *const f32, scale: f32, weights: *m
         for (place, set, strip) in queries.strips() {
             let to = column / BLOCK * panel + (place * 2 + column % BLOCK / SIDE) * TILE;
             for i in (0..BLOCK).step_by(2) {
-                let [even, odd] = [i, i + 1].map(|i| {
+                let weight = |i: usize| {
                     let there = sights[set].of(strip * BLOCK + i);
                     let x = _mm512_fmsub_ps(score(place * BLOCK + i), times, shift);
                     _mm512_maskz_mov_ps(there, exp2(x))
-                });
+                };
+                let (even, odd) = (weight(i), weight(i + 1));
                 sum = _mm512_add_ps(sum, _mm512_add_ps(even, odd));
                 // SAFETY: the caller's panels have this tile.
                 unsafe {
@@ -383,12 +384,14 @@ unsafe fn strip_gradients(s: &Strip, times: f32, lse: &[f32; QUERIES], delta: &[
     let times = _mm512_set1_ps(times);
     for panel in 0..s.columns / BLOCK {
         let columns = [panel * BLOCK, panel * BLOCK + SIDE];
-        let sights = columns.map(|c| Sight::new(&s.seen, c));
+        let sights = [
+            Sight::new(&s.seen, columns[0]),
+            Sight::new(&s.seen, columns[1]),
+        ];
         // SAFETY: a block has a whole number of 16 columns.
-        let of = |x: &[f32; QUERIES]| {
-            columns.map(|c| unsafe { _mm512_loadu_ps(x[c..c + SIDE].as_ptr()) })
-        };
-        let (lse, delta) = (of(lse), of(delta));
+        let of = |x: &[f32; QUERIES], c: usize| unsafe { _mm512_loadu_ps(x[c..c + SIDE].as_ptr()) };
+        let lse = [of(lse, columns[0]), of(lse, columns[1])];
+        let delta = [of(delta, columns[0]), of(delta, columns[1])];
         for i in (0..BLOCK).step_by(2) {
             // SAFETY: the caller's strips are there.
             unsafe {
@@ -433,8 +436,10 @@ unsafe fn products_of_rows(x: Rows, y: Rows, width: usize) -> [f32; QUERIES] {
         let mut sum = _mm512_setzero_ps();
         for at in (0..width).step_by(SIDE) {
             // SAFETY: promised by the caller.
-            let [x, y] = [x, y].map(|r| unsafe { _mm512_loadu_ps(r.row(i).add(at)) });
-            sum = _mm512_fmadd_ps(x, y, sum);
+            unsafe {
+                let (x, y) = (x.row(i).add(at), y.row(i).add(at));
+                sum = _mm512_fmadd_ps(_mm512_loadu_ps(x), _mm512_loadu_ps(y), sum);
+            }
         }
         *to = _mm512_reduce_add_ps(sum);
     }

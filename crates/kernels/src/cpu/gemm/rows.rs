@@ -293,8 +293,8 @@ impl Normed<'_> {
                 unsafe {
                     let x = loaded(x.as_ptr().add(at), w - at);
                     let gain = loaded(self.gain.as_ptr().add(at), w - at);
-                    let [low, high] =
-                        [0, 1].map(|i| _mm512_mul_ps(_mm512_mul_ps(x[i], r), gain[i]));
+                    let low = _mm512_mul_ps(_mm512_mul_ps(x[0], r), gain[0]);
+                    let high = _mm512_mul_ps(_mm512_mul_ps(x[1], r), gain[1]);
                     let some = lowest_of_32(w - at);
                     _mm512_mask_storeu_epi16(to.add(i * w + at).cast(), some, rounded(low, high));
                 }

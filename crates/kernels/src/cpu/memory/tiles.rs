@@ -134,7 +134,7 @@ unsafe fn activate(
     slope: Option<*mut f32>,
     curvature: Option<*mut f32>,
 ) {
-    let [one, two] = [1.0, 2.0].map(|x| _mm512_set1_ps(x));
+    let (one, two) = (_mm512_set1_ps(1.0), _mm512_set1_ps(2.0));
     for (panel, i) in pairs(columns) {
         // SAFETY: promised by the caller.
         unsafe {

@@ -123,8 +123,8 @@ unsafe fn activate(
         // SAFETY: promised by the caller.
         unsafe {
             let (g, u) = (loaded(gate.add(at), n - at), loaded(up.add(at), n - at));
-            let [low, high] =
-                [0, 1].map(|i| _mm512_mul_ps(_mm512_mul_ps(g[i], sigmoid(g[i])), u[i]));
+            let low = _mm512_mul_ps(_mm512_mul_ps(g[0], sigmoid(g[0])), u[0]);
+            let high = _mm512_mul_ps(_mm512_mul_ps(g[1], sigmoid(g[1])), u[1]);
             let to = line.at.add(at / STEPS * line.apart);
             _mm512_store_si512(to.cast(), rounded(low, high));
             if let Some((kept_gate, kept_up)) = kept {
@@ -231,8 +231,8 @@ unsafe fn gradients(n: usize, row: &Row) {
         // SAFETY: promised by the caller.
         unsafe {
             let some = lowest_of_32(n - at);
-            let [g, u] = [row.gate, row.up]
-                .map(|x| widened(_mm512_maskz_loadu_epi16(some, x.add(at).cast())));
+            let g = widened(_mm512_maskz_loadu_epi16(some, row.gate.add(at).cast()));
+            let u = widened(_mm512_maskz_loadu_epi16(some, row.up.add(at).cast()));
             let d = loaded(row.dh.add(at), n - at);
             let mut out = [[_mm512_setzero_ps(); 2]; 3];
             for i in 0..2 {
@@ -244,7 +244,12 @@ unsafe fn gradients(n: usize, row: &Row) {
                 out[1][i] = _mm512_mul_ps(_mm512_mul_ps(d[i], u[i]), slope);
                 out[2][i] = _mm512_mul_ps(d[i], silu);
             }
-            let halves = out.map(|[low, high]| rounded(low, high));
+            let [h, dg, du] = out;
+            let halves = [
+                rounded(h[0], h[1]),
+                rounded(dg[0], dg[1]),
+                rounded(du[0], du[1]),
+            ];
             for (line, half) in row.lines.iter().zip(&halves[1..]) {
                 _mm512_store_si512(line.at.add(at / STEPS * line.apart).cast(), *half);
             }

@@ -187,6 +187,7 @@ fn ahead<T>(x: Source<T>, steps: usize, line: usize, step: usize) {
 ///
 /// # Safety
 /// As [`pack`].
+#[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
 unsafe fn along<T: Element>(from: *const T, stride: usize, lines: usize, steps: usize) -> Pairs {
     let mut pairs = [_mm512_setzero_si512(); SIDE];
@@ -208,6 +209,7 @@ unsafe fn along<T: Element>(from: *const T, stride: usize, lines: usize, steps: 
 ///
 /// # Safety
 /// As [`pack`].
+#[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
 unsafe fn across<T: Element>(
     from: *const T,
@@ -266,6 +268,7 @@ pub(in crate::cpu::gemm) unsafe fn mirror_block(c: *mut f32, n: usize, row: usiz
 }
 
 /// 16 x 16 pairs transposed.
+#[inline]
 #[target_feature(enable = "avx512f")]
 pub(in crate::cpu) fn transposed(x: Pairs) -> Pairs {
     // Neighbouring rows interleaved, then pairs of them, then quarters exchanged twice.

@@ -149,8 +149,10 @@ pub(in crate::cpu) unsafe fn upright(
     for column in (0..rows).step_by(SIDE) {
         // SAFETY: promised by the caller.
         unsafe {
-            let times = factors.map(|f| _mm512_loadu_ps(f[column..column + SIDE].as_ptr()));
-            let times = times.unwrap_or(_mm512_set1_ps(1.0));
+            let times = match factors {
+                Some(f) => _mm512_loadu_ps(f[column..column + SIDE].as_ptr()),
+                None => _mm512_set1_ps(1.0),
+            };
             for line in (0..width).step_by(SIDE) {
                 let mut block = [_mm512_setzero_si512(); SIDE];
                 for (i, block) in block.iter_mut().enumerate() {

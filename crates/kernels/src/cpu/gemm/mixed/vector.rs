@@ -1,4 +1,7 @@
 //! Vectors on their way into tiles: exponentials, and fp32 rounded to bf16 in the order of A or of B.
+//!
+//! Whoever computes with vectors does it without `map` on arrays and options: that is compiled for any CPU, so what
+//! it is given is called through memory, a vector at a time.
 
 use super::tile::SIDE;
 use std::arch::x86_64::*;
@@ -74,8 +77,14 @@ pub(in crate::cpu) fn rounded(low: __m512, high: __m512) -> __m512i {
 #[target_feature(enable = "avx512f")]
 pub(in crate::cpu) fn widened(x: __m512i) -> [__m512; 2] {
     let [low, high] = [_mm512_castsi512_si256(x), _mm512_extracti64x4_epi64::<1>(x)];
-    [low, high]
-        .map(|half| _mm512_castsi512_ps(_mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(half))))
+    [widened_half(low), widened_half(high)]
+}
+
+/// 16 bf16 as fp32.
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn widened_half(x: __m256i) -> __m512 {
+    _mm512_castsi512_ps(_mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(x)))
 }
 
 /// 32 elements, zero beyond the first `n`.
