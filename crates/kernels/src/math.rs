@@ -112,7 +112,7 @@ pub const LANES: usize = 16;
 
 /// Combines the partial sums of a reduction in a fixed tree.
 #[inline(always)]
-pub(crate) fn tree(mut acc: [f32; LANES]) -> f32 {
+fn tree(mut acc: [f32; LANES]) -> f32 {
     let mut width = LANES / 2;
     while width > 0 {
         for i in 0..width {

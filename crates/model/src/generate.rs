@@ -201,48 +201,39 @@ pub fn generate(
     sampler: Sampler,
     width: usize,
 ) -> Vec<Vec<u32>> {
-    tensor::threads::hot(|| continued(model, prompts, most, stop, sampler, width))
-}
-
-fn continued(
-    model: &dyn LanguageModel,
-    prompts: &[Vec<u32>],
-    most: usize,
-    stop: &[u32],
-    sampler: Sampler,
-    width: usize,
-) -> Vec<Vec<u32>> {
     let mut results: Vec<Vec<u32>> = vec![Vec::new(); prompts.len()];
     let width = width.clamp(1, prompts.len().max(1));
-    for (group, chunk) in prompts.chunks(width).enumerate() {
-        let mut stream = model.stream(chunk.len());
-        let first: Vec<(usize, &[u32])> =
-            chunk.iter().enumerate().map(|(i, p)| (i, &p[..])).collect();
-        let mut live: Vec<usize> = (0..chunk.len()).collect();
-        let mut logits = stream.extend(&first).to_vec();
-        let v = model.vocab();
-        for step in 0..most {
-            let mut next = Vec::new();
-            for (row, &s) in live.iter().enumerate() {
-                let at = group * width + s;
-                let token = sampler.choose(&logits[row * v..][..v], at as u64, step as u64);
-                if !stop.contains(&token) {
-                    results[at].push(token);
-                    next.push((s, token));
+    tensor::threads::hot(|| {
+        for (group, chunk) in prompts.chunks(width).enumerate() {
+            let mut stream = model.stream(chunk.len());
+            let first: Vec<(usize, &[u32])> =
+                chunk.iter().enumerate().map(|(i, p)| (i, &p[..])).collect();
+            let mut live: Vec<usize> = (0..chunk.len()).collect();
+            let mut logits = stream.extend(&first).to_vec();
+            let v = model.vocab();
+            for step in 0..most {
+                let mut next = Vec::new();
+                for (row, &s) in live.iter().enumerate() {
+                    let at = group * width + s;
+                    let token = sampler.choose(&logits[row * v..][..v], at as u64, step as u64);
+                    if !stop.contains(&token) {
+                        results[at].push(token);
+                        next.push((s, token));
+                    }
                 }
+                if next.is_empty() || step + 1 == most {
+                    break;
+                }
+                live = next.iter().map(|n| n.0).collect();
+                let tokens: Vec<[u32; 1]> = next.iter().map(|n| [n.1]).collect();
+                let entries: Vec<(usize, &[u32])> = next
+                    .iter()
+                    .zip(&tokens)
+                    .map(|(n, t)| (n.0, &t[..]))
+                    .collect();
+                logits = stream.extend(&entries).to_vec();
             }
-            if next.is_empty() || step + 1 == most {
-                break;
-            }
-            live = next.iter().map(|n| n.0).collect();
-            let tokens: Vec<[u32; 1]> = next.iter().map(|n| [n.1]).collect();
-            let entries: Vec<(usize, &[u32])> = next
-                .iter()
-                .zip(&tokens)
-                .map(|(n, t)| (n.0, &t[..]))
-                .collect();
-            logits = stream.extend(&entries).to_vec();
         }
-    }
+    });
     results
 }

@@ -17,8 +17,8 @@
 //! each), a segment in chunks counted from its own start; each segment begins at the learned slots.
 //! A slot whose key and value are both zero stays exactly zero through every write.
 //!
-//! `chunk` holds the arithmetic of one chunk and head, `scan` the coefficients of a write, `states`
-//! what one memory answers, `stream` the memory that grows a few rows at a time; `pieces` divides
+//! `chunk` holds the arithmetic of one chunk and head, `tiles` the same where the CPU multiplies tiles of
+//! bf16, `scan` the coefficients of a write, `states` what one memory answers, `stream` the memory that grows a few rows at a time; `pieces` divides
 //! the work: rows that read the learned slots (first chunks, so whole documents when they are short)
 //! are joined into blocks and read in one product; what remains of a longer segment is a chain that
 //! walks its chunks in order. A task is a head and a block or chain, fixed by the shapes alone, so

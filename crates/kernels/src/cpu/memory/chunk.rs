@@ -20,7 +20,7 @@ use crate::cpu::elementwise::silu_in_place;
 use crate::cpu::gemm::gemm_seq;
 use crate::cpu::scratch::{self, Scratch};
 use crate::isa::multiversion;
-use crate::math::{LANES, dot, sigmoid, silu, silu_derivative, tree};
+use crate::math::{dot, sigmoid, silu, silu_derivative};
 use std::ops::Range;
 
 /// Keys and values of one head, `[S, D]` each.
@@ -388,7 +388,7 @@ impl CarriedBack {
             let (dfast, dmomentum) = (&mut dfast[part()], &mut dmomentum[part()]);
             let (learned, fast, momentum) = (&learned[part()], &fast[part()], &momentum[part()]);
             let dlearned = &mut dlearned[part()];
-            let sums = carry_sums([dfast, dmomentum], [learned, fast, momentum]);
+            let sums = carry_sums(dfast, dmomentum, learned, fast, momentum);
             self.keep += f64::from(sums[0]);
             self.carry += f64::from(sums[1]);
             self.decay += f64::from(sums[2]);
@@ -495,59 +495,58 @@ fn outer_backward(
     add_times_transposed(&scale_rows(right, weights), grad, dleft, t, s, d);
 }
 
-/// For each row: dright += weight seen, dweight += right · seen.
-pub(super) fn weigh_back(
-    right: &[f32],
-    seen: &[f32],
-    weights: &[f32],
-    dright: &mut [f32],
-    dweights: &mut [f32],
-) {
-    let d = right.len() / weights.len();
-    let rows = right.chunks_exact(d).zip(seen.chunks_exact(d));
-    let rows = rows.zip(dright.chunks_exact_mut(d));
-    for (((right, seen), dright), (w, dw)) in rows.zip(weights.iter().zip(dweights)) {
-        *dw += dot(right, seen);
-        dright.iter_mut().zip(seen).for_each(|(g, y)| *g += w * y);
-    }
-}
-
-/// Subtracts `v` and clips each row to norm 1; gives the norms before, `[T]`.
-pub(super) fn clip(error: &mut [f32], v: &[f32], d: usize) -> Scratch {
-    let mut norms = scratch::take(error.len() / d);
-    let rows = error.chunks_exact_mut(d).zip(v.chunks_exact(d));
-    for ((e, v), norm) in rows.zip(norms.iter_mut()) {
-        e.iter_mut().zip(v).for_each(|(e, v)| *e -= v);
-        *norm = dot(e, e).sqrt();
-        if *norm > 1.0 {
-            e.iter_mut().for_each(|x| *x /= *norm);
-        }
-    }
-    norms
-}
-
-/// Turns the gradient of clipped errors into that of errors.
-pub(super) fn clip_backward(derror: &mut [f32], error: &[f32], norms: &[f32], d: usize) {
-    let rows = derror.chunks_exact_mut(d).zip(error.chunks_exact(d));
-    for ((de, e), &n) in rows.zip(norms) {
-        if n > 1.0 {
-            let along = dot(de, e);
-            de.iter_mut()
-                .zip(e)
-                .for_each(|(g, e)| *g = (*g - along * e) / n);
+multiversion! {
+    /// For each row: dright += weight seen, dweight += right · seen.
+    pub(super) fn weigh_back(right: &[f32], seen: &[f32], weights: &[f32], dright: &mut [f32], dweights: &mut [f32]) {
+        let d = right.len() / weights.len();
+        let rows = right.chunks_exact(d).zip(seen.chunks_exact(d));
+        let rows = rows.zip(dright.chunks_exact_mut(d));
+        for (((right, seen), dright), (w, dw)) in rows.zip(weights.iter().zip(dweights)) {
+            *dw += dot(right, seen);
+            for (g, y) in dright.iter_mut().zip(seen) { *g += w * y; }
         }
     }
 }
 
-pub(super) fn scale_rows(x: &[f32], weights: &[f32]) -> Scratch {
-    let mut scaled = scratch::copy(x);
-    for (row, w) in scaled
-        .chunks_exact_mut(x.len() / weights.len())
-        .zip(weights)
-    {
-        row.iter_mut().for_each(|x| *x *= w);
+multiversion! {
+    /// Subtracts `v` and clips each row to norm 1; gives the norms before, `[T]`.
+    pub(super) fn clip(error: &mut [f32], v: &[f32], d: usize) -> Scratch {
+        let mut norms = scratch::take(error.len() / d);
+        let rows = error.chunks_exact_mut(d).zip(v.chunks_exact(d));
+        for ((e, v), norm) in rows.zip(norms.iter_mut()) {
+            for (e, v) in e.iter_mut().zip(v) { *e -= v; }
+            *norm = dot(e, e).sqrt();
+            if *norm > 1.0 {
+                for x in e.iter_mut() { *x /= *norm; }
+            }
+        }
+        norms
     }
-    scaled
+}
+
+multiversion! {
+    /// Turns the gradient of clipped errors into that of errors.
+    pub(super) fn clip_backward(derror: &mut [f32], error: &[f32], norms: &[f32], d: usize) {
+        let rows = derror.chunks_exact_mut(d).zip(error.chunks_exact(d));
+        for ((de, e), &n) in rows.zip(norms) {
+            if n > 1.0 {
+                let along = dot(de, e);
+                for (g, e) in de.iter_mut().zip(e) { *g = (*g - along * e) / n; }
+            }
+        }
+    }
+}
+
+multiversion! {
+    /// Each row times its weight.
+    pub(super) fn scale_rows(x: &[f32], weights: &[f32]) -> Scratch {
+        let mut scaled = scratch::copy(x);
+        let rows = scaled.chunks_exact_mut(x.len() / weights.len());
+        for (row, w) in rows.zip(weights) {
+            for x in row { *x *= w; }
+        }
+        scaled
+    }
 }
 
 multiversion! {
@@ -561,33 +560,9 @@ multiversion! {
 }
 
 multiversion! {
-    /// dfast · (fast - learned), dfast · momentum, dmomentum · momentum, in sixteen interleaved partial sums.
-    fn carry_sums(grads: [&[f32]; 2], state: [&[f32]; 3]) -> [f32; 3] {
-        let [dfast, dmomentum] = grads;
-        let [learned, fast, momentum] = state.map(|x| &x[..dfast.len()]);
-        let dmomentum = &dmomentum[..dfast.len()];
-        let mut sums = [[0.0f32; LANES]; 3];
-        let n = dfast.len();
-        for at in (0..n).step_by(LANES) {
-            let lanes = LANES.min(n - at);
-            let here = at..at + lanes;
-            let (g, h) = (&dfast[here.clone()], &dmomentum[here.clone()]);
-            let (m0, m, s) = (&learned[here.clone()], &fast[here.clone()], &momentum[here]);
-            if lanes == LANES {
-                for i in 0..LANES {
-                    sums[0][i] += g[i] * (m[i] - m0[i]);
-                    sums[1][i] += g[i] * s[i];
-                    sums[2][i] += h[i] * s[i];
-                }
-            } else {
-                for i in 0..lanes {
-                    sums[0][i] += g[i] * (m[i] - m0[i]);
-                    sums[1][i] += g[i] * s[i];
-                    sums[2][i] += h[i] * s[i];
-                }
-            }
-        }
-        sums.map(tree)
+    /// dfast · (fast - learned), dfast · momentum, dmomentum · momentum.
+    fn carry_sums(dfast: &[f32], dmomentum: &[f32], learned: &[f32], fast: &[f32], momentum: &[f32]) -> [f32; 3] {
+        [dot(dfast, fast) - dot(dfast, learned), dot(dfast, momentum), dot(dmomentum, momentum)]
     }
 }
 

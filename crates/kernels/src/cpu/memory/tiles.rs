@@ -48,7 +48,7 @@ pub(super) struct Packed {
 }
 
 /// Where a strip `[32, C]` of a matrix `[S, C]` goes in bf16.
-#[derive(Clone, Copy, Default)]
+#[derive(Clone, Copy)]
 struct Places {
     /// As a strip of A over the columns as steps.
     a: Option<*mut u16>,
@@ -178,6 +178,7 @@ unsafe fn multiply(x: *const f32, y: *const f32, columns: usize, to: Places) {
     }
 }
 
+/// x y
 #[inline]
 #[target_feature(enable = "avx512f")]
 fn each(x: [[__m512; 2]; 2], y: [[__m512; 2]; 2]) -> [[__m512; 2]; 2] {
@@ -185,6 +186,7 @@ fn each(x: [[__m512; 2]; 2], y: [[__m512; 2]; 2]) -> [[__m512; 2]; 2] {
     [[of(0, 0), of(0, 1)], [of(1, 0), of(1, 1)]]
 }
 
+/// x y + z
 #[inline]
 #[target_feature(enable = "avx512f")]
 fn each_sum(x: [[__m512; 2]; 2], y: [[__m512; 2]; 2], z: [[__m512; 2]; 2]) -> [[__m512; 2]; 2] {
@@ -390,7 +392,7 @@ impl Tiles {
         let mut hidden = scratch::take(BLOCK * t.columns);
         let (mut active, mut panels) = (halves(s * t.columns), halves(s * t.columns));
         let mut slope = scratch::take(s * t.columns);
-        let mut curvature = backward.then(|| scratch::take(s * t.columns));
+        let mut curvature = scratch::take(if backward { s * t.columns } else { 0 });
         let k = self.across(chunk.k, t);
         for at in self.strips() {
             let place = at * BLOCK * t.columns;
@@ -400,7 +402,7 @@ impl Tiles {
             };
             let hidden = hidden.as_mut_ptr();
             let slope = slope[place..].as_mut_ptr();
-            let curvature = curvature.as_mut().map(|c| c[place..].as_mut_ptr());
+            let curvature = backward.then(|| curvature[place..].as_mut_ptr());
             // SAFETY: strips of the packed keys and of the buffers are there.
             unsafe {
                 self.scores(self.row_strip(&memory.keys, at), &k, t, hidden, false);
@@ -593,7 +595,6 @@ impl Arithmetic for Tiles {
         let (k, e) = (weighted(chunk.k), weighted(&found.error));
         let (error, error_along) = (self.across(&found.error, t), self.along(&found.error, t));
 
-        let mut curvature = found.curvature.take().unwrap_or_else(|| scratch::take(0));
         let mut dactive = scratch::take(s * t.columns);
         let (mut pulls, mut dpulls) = (halves(s * t.columns), halves(s * t.columns));
         let mut strips = scratch::take(2 * BLOCK * t.columns);
@@ -609,7 +610,7 @@ impl Arithmetic for Tiles {
                 pull,
                 dkey_pull,
                 slope: found.slope[place..].as_ptr(),
-                curvature: curvature[place..].as_mut_ptr(),
+                curvature: found.curvature[place..].as_mut_ptr(),
                 key_pull: Places {
                     a: None,
                     b: self.in_panels(&mut pulls, at),
@@ -675,7 +676,10 @@ impl Arithmetic for Tiles {
             // SAFETY: as above.
             unsafe {
                 self.scores(self.row_strip(&packed.values, at), &error, t, dactive, true);
-                let (slope, bent) = (found.slope[place..].as_ptr(), curvature[place..].as_ptr());
+                let (slope, bent) = (
+                    found.slope[place..].as_ptr(),
+                    found.curvature[place..].as_ptr(),
+                );
                 add_product(dactive, slope, bent, t.columns, places);
                 let active = start(&mut found.active).wrapping_add(place);
                 self.spread(active, &error_along, t, &mut grad.values[part.clone()]);
@@ -702,9 +706,10 @@ struct Found {
     active: Scratch,
     /// As panels of B over the slots as steps.
     panels: Scratch,
-    /// silu' and silu'' of hidden, `[S, C]`.
+    /// silu'(hidden), `[S, C]`.
     slope: Scratch,
-    curvature: Option<Scratch>,
+    /// silu''(hidden), `[S, C]`; empty unless it is for gradients.
+    curvature: Scratch,
     /// Clipped, `[T, D]`.
     error: Scratch,
     /// Before the clip, `[T]`.

@@ -119,17 +119,24 @@ pub(in crate::cpu) fn lowest_of_32(n: usize) -> __mmask32 {
 mod tests {
     use super::*;
 
-    #[test]
-    fn sigmoids_are_those_of_f64_and_keep_nan() {
+    /// A function of vectors as one of numbers, where the CPU has it.
+    fn of_numbers(f: unsafe fn(__m512) -> __m512) -> Option<impl Fn(f32) -> f32> {
         if !is_x86_feature_detected!("avx512f") {
             println!("skipped: no AVX-512");
-            return;
+            return None;
         }
-        let of = |x: f32| {
+        Some(move |x: f32| {
             let mut y = [0.0f32; SIDE];
             // SAFETY: the CPU has it, as just checked.
-            unsafe { _mm512_storeu_ps(y.as_mut_ptr(), sigmoid(_mm512_set1_ps(x))) };
+            unsafe { _mm512_storeu_ps(y.as_mut_ptr(), f(_mm512_set1_ps(x))) };
             y[0]
+        })
+    }
+
+    #[test]
+    fn sigmoids_are_those_of_f64_and_keep_nan() {
+        let Some(of) = of_numbers(sigmoid) else {
+            return;
         };
         for i in -8_700..9_000 {
             let x = i as f32 * 0.01003;
@@ -151,15 +158,8 @@ mod tests {
 
     #[test]
     fn powers_of_two_are_within_a_few_units_in_the_last_place() {
-        if !is_x86_feature_detected!("avx512f") {
-            println!("skipped: no AVX-512");
+        let Some(of) = of_numbers(exp2) else {
             return;
-        }
-        let of = |x: f32| {
-            let mut y = [0.0f32; SIDE];
-            // SAFETY: the CPU has it, as just checked.
-            unsafe { _mm512_storeu_ps(y.as_mut_ptr(), exp2(_mm512_set1_ps(x))) };
-            y[0]
         };
         for i in -12_500..12_500 {
             let x = i as f32 * 0.01003;
