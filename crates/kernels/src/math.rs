@@ -160,6 +160,24 @@ pub fn dot3(a: &[f32], b: &[f32], c: &[f32]) -> f32 {
     tree(acc)
 }
 
+/// sum a_i (b_i - c_i), in sixteen interleaved partial sums: digits stay where b and c are nearly equal.
+#[inline(always)]
+pub fn dot_difference(a: &[f32], b: &[f32], c: &[f32]) -> f32 {
+    let mut acc = [0.0f32; LANES];
+    let n = a.len().min(b.len()).min(c.len());
+    let (a, b, c) = (&a[..n], &b[..n], &c[..n]);
+    let whole = n / LANES * LANES;
+    for at in (0..whole).step_by(LANES) {
+        for i in 0..LANES {
+            acc[i] += a[at + i] * (b[at + i] - c[at + i]);
+        }
+    }
+    for i in whole..n {
+        acc[i - whole] += a[i] * (b[i] - c[i]);
+    }
+    tree(acc)
+}
+
 /// sum x_i, in sixteen interleaved partial sums.
 #[inline(always)]
 pub fn sum(x: &[f32]) -> f32 {

@@ -20,7 +20,7 @@ use crate::cpu::elementwise::silu_in_place;
 use crate::cpu::gemm::gemm_seq;
 use crate::cpu::scratch::{self, Scratch};
 use crate::isa::multiversion;
-use crate::math::{dot, sigmoid, silu, silu_derivative};
+use crate::math::{dot, dot_difference, sigmoid, silu, silu_derivative};
 use std::ops::Range;
 
 /// Keys and values of one head, `[S, D]` each.
@@ -562,7 +562,7 @@ multiversion! {
 multiversion! {
     /// dfast · (fast - learned), dfast · momentum, dmomentum · momentum.
     fn carry_sums(dfast: &[f32], dmomentum: &[f32], learned: &[f32], fast: &[f32], momentum: &[f32]) -> [f32; 3] {
-        [dot(dfast, fast) - dot(dfast, learned), dot(dfast, momentum), dot(dmomentum, momentum)]
+        [dot_difference(dfast, fast, learned), dot(dfast, momentum), dot(dmomentum, momentum)]
     }
 }
 
