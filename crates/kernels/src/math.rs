@@ -123,6 +123,14 @@ fn tree(mut acc: [f32; LANES]) -> f32 {
     acc[0]
 }
 
+/// The elements from `at` on that fill the lanes: loops over copies become vectors, loops over places in slices may not.
+#[inline(always)]
+pub(crate) fn lanes(x: &[f32], at: usize) -> [f32; LANES] {
+    let mut v = [0.0; LANES];
+    v.copy_from_slice(&x[at..at + LANES]);
+    v
+}
+
 /// sum a_i b_i, in sixteen interleaved partial sums.
 #[inline(always)]
 pub fn dot(a: &[f32], b: &[f32]) -> f32 {
@@ -150,8 +158,9 @@ pub fn dot3(a: &[f32], b: &[f32], c: &[f32]) -> f32 {
     let (a, b, c) = (&a[..n], &b[..n], &c[..n]);
     let whole = n / LANES * LANES;
     for at in (0..whole).step_by(LANES) {
+        let (x, y, z) = (lanes(a, at), lanes(b, at), lanes(c, at));
         for i in 0..LANES {
-            acc[i] += a[at + i] * b[at + i] * c[at + i];
+            acc[i] += x[i] * y[i] * z[i];
         }
     }
     for i in whole..n {
@@ -168,8 +177,9 @@ pub fn dot_difference(a: &[f32], b: &[f32], c: &[f32]) -> f32 {
     let (a, b, c) = (&a[..n], &b[..n], &c[..n]);
     let whole = n / LANES * LANES;
     for at in (0..whole).step_by(LANES) {
+        let (x, y, z) = (lanes(a, at), lanes(b, at), lanes(c, at));
         for i in 0..LANES {
-            acc[i] += a[at + i] * (b[at + i] - c[at + i]);
+            acc[i] += x[i] * (y[i] - z[i]);
         }
     }
     for i in whole..n {

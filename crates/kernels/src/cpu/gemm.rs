@@ -11,6 +11,8 @@
 //!
 //! arm64 goes through the `gemm` crate, sequentially over shards that follow from the shape.
 
+#[cfg(target_arch = "x86_64")]
+mod columns;
 mod few;
 pub mod ffn;
 pub mod linear;

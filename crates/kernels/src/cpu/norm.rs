@@ -6,7 +6,7 @@
 
 use super::elementwise::{ROW_BLOCK, reduce_rows};
 use crate::isa::multiversion;
-use crate::math;
+use crate::math::{self, LANES, lanes};
 use rayon::prelude::*;
 
 multiversion! {
@@ -115,6 +115,15 @@ pub fn rotation_table(
         });
 }
 
+/// The row of a rotation, or no turn at all.
+#[inline(always)]
+fn turn(rotation: Option<(&[f32], &[f32])>, at: usize) -> [[f32; LANES]; 2] {
+    match rotation {
+        Some((cos, sin)) => [lanes(cos, at), lanes(sin, at)],
+        None => [[1.0; LANES], [0.0; LANES]],
+    }
+}
+
 multiversion! {
     /// One row of heads: y = f x, f = gain r, rotated; `r` and `y` are overwritten.
     fn heads_row(x: &[f32], gain: Option<&[f32]>, rotation: Option<(&[f32], &[f32])>, y: &mut [f32], r: &mut [f32]) {
@@ -129,17 +138,24 @@ multiversion! {
                 }
                 None => { r[h] = 1.0; 1.0 }
             };
-            let Some((cos, sin)) = rotation else {
-                for (y, &x) in y.iter_mut().zip(x) { *y = x * f; }
-                continue;
-            };
-            let ((x0, x1), (y0, y1)) = (x.split_at(half), y.split_at_mut(half));
-            let (x1, y1, cos, sin) = (&x1[..half], &mut y1[..half], &cos[..half], &sin[..half]);
-            for i in 0..half {
-                let (a, b) = (x0[i] * f, x1[i] * f);
-                y0[i] = a * cos[i] - b * sin[i];
-                y1[i] = b * cos[i] + a * sin[i];
+            let whole = half / LANES * LANES;
+            for at in (0..whole).step_by(LANES) {
+                let ([cos, sin], mut a, mut b) = (turn(rotation, at), lanes(x, at), lanes(x, half + at));
+                for i in 0..LANES {
+                    let (p, q) = (a[i] * f, b[i] * f);
+                    a[i] = p * cos[i] - q * sin[i];
+                    b[i] = q * cos[i] + p * sin[i];
+                }
+                y[at..at + LANES].copy_from_slice(&a);
+                y[half + at..half + at + LANES].copy_from_slice(&b);
             }
+            for i in whole..half {
+                let (c, s) = match rotation { Some((cos, sin)) => (cos[i], sin[i]), None => (1.0, 0.0) };
+                let (p, q) = (x[i] * f, x[half + i] * f);
+                y[i] = p * c - q * s;
+                y[half + i] = q * c + p * s;
+            }
+            if hd % 2 == 1 { y[hd - 1] = x[hd - 1] * f; }
         }
     }
 }
@@ -151,17 +167,23 @@ multiversion! {
         let half = hd / 2;
         let heads = x.chunks_exact(hd).zip(dy.chunks_exact(hd)).zip(dx.chunks_exact_mut(hd));
         for (h, ((x, dy), dx)) in heads.enumerate() {
-            match rotation {
-                None => dx.copy_from_slice(dy),
-                Some((cos, sin)) => {
-                    let ((y0, y1), (d0, d1)) = (dy.split_at(half), dx.split_at_mut(half));
-                    let (y1, d1, cos, sin) = (&y1[..half], &mut d1[..half], &cos[..half], &sin[..half]);
-                    for i in 0..half {
-                        d0[i] = y0[i] * cos[i] + y1[i] * sin[i];
-                        d1[i] = y1[i] * cos[i] - y0[i] * sin[i];
-                    }
+            let whole = half / LANES * LANES;
+            for at in (0..whole).step_by(LANES) {
+                let ([cos, sin], mut a, mut b) = (turn(rotation, at), lanes(dy, at), lanes(dy, half + at));
+                for i in 0..LANES {
+                    let (p, q) = (a[i], b[i]);
+                    a[i] = p * cos[i] + q * sin[i];
+                    b[i] = q * cos[i] - p * sin[i];
                 }
+                dx[at..at + LANES].copy_from_slice(&a);
+                dx[half + at..half + at + LANES].copy_from_slice(&b);
             }
+            for i in whole..half {
+                let (c, s) = match rotation { Some((cos, sin)) => (cos[i], sin[i]), None => (1.0, 0.0) };
+                dx[i] = dy[i] * c + dy[half + i] * s;
+                dx[half + i] = dy[half + i] * c - dy[i] * s;
+            }
+            if hd % 2 == 1 { dx[hd - 1] = dy[hd - 1]; }
             if let Some(gain) = gain {
                 // Of the unrotated dy.
                 let along = math::dot(dx, x);

@@ -1,11 +1,10 @@
 //! What operations share that take blocks of rows through several products at once, on bf16 operands: weights packed
 //! beforehand, rows packed as A with a norm on the way, and gradients over rows.
 
-use super::Shape;
-use super::mixed::pack::{Element, Form, Source, pack};
-use super::mixed::tile::{BLOCK, Begun, SIDE, STEPS, Unit};
+use super::mixed::pack::{Form, Source, pack};
+use super::mixed::tile::{BLOCK, Begun, SIDE, STEPS};
 use super::mixed::vector::{loaded, lowest_of_32, rounded};
-use super::mixed::walk::{self, ROWS, Sum, depths, part};
+use super::mixed::walk::{ROWS, Sum, depths, part};
 use crate::cpu::norm;
 use crate::cpu::scratch::{self, Scratch};
 use crate::cpu::shared::Shared;
@@ -122,6 +121,12 @@ pub(super) fn blocks(rows: usize) -> impl IndexedParallelIterator<Item = Range<u
         .map(move |i| part(rows, parts, i))
 }
 
+/// The strips of some rows.
+pub(super) fn strips(rows: Range<usize>) -> impl Iterator<Item = Range<usize>> {
+    let end = rows.end;
+    rows.step_by(BLOCK).map(move |at| at..(at + BLOCK).min(end))
+}
+
 /// The rows of a block, packed as A over their whole width, block of k after block of k.
 pub(super) struct Input {
     pub(super) rows: Range<usize>,
@@ -196,12 +201,8 @@ impl Input {
     ) {
         for steps in depths(self.width) {
             let sum = Sum {
-                rows: self.rows.len(),
-                cols: units,
-                steps: steps.len(),
-                alpha: 1.0,
                 beta: if steps.start == 0 { beta } else { 1.0 },
-                diagonal: None,
+                ..Sum::new(self.rows.len(), units, steps.len())
             };
             // SAFETY: promised by the caller.
             unsafe {
@@ -238,12 +239,8 @@ pub(super) unsafe fn contract(
     beta: f32,
 ) {
     let sum = Sum {
-        rows: c.len() / width,
-        cols: width,
-        steps: units,
-        alpha: 1.0,
         beta,
-        diagonal: None,
+        ..Sum::new(c.len() / width, width, units)
     };
     // SAFETY: promised by the caller.
     unsafe { sum.of(begun, tiles, region, c.as_mut_ptr(), width) }
@@ -345,34 +342,4 @@ pub(super) fn sum_into(y: &mut [f32], beta: f32, x: &[f32]) {
     } else {
         y.iter_mut().zip(x).for_each(|(y, x)| *y = beta * *y + x);
     }
-}
-
-/// C [m, n] = beta C + Aᵀ B, for A [k, m] and B [k, n].
-pub(super) fn summed_over_rows<A: Element, B: Element>(
-    unit: Unit,
-    [m, n, k]: [usize; 3],
-    a: &[A],
-    b: &[B],
-    beta: f32,
-    c: &mut [f32],
-) {
-    assert!(
-        a.len() == k * m && b.len() == k * n && c.len() == m * n,
-        "a gradient [{m}, {n}] over {k} rows"
-    );
-    let s = Shape {
-        m,
-        n,
-        k,
-        rsa: 1,
-        csa: m,
-        rsb: n,
-        csb: 1,
-        rsc: n,
-        alpha: 1.0,
-        beta,
-        upper: false,
-    };
-    // SAFETY: the operands have just been checked; the CPU has the unit.
-    unsafe { walk::run_on(unit, s, a.as_ptr(), b.as_ptr(), Shared::new(c), true) }
 }

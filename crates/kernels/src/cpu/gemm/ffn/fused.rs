@@ -1,10 +1,12 @@
 //! The walk, forward and backward.
 
+use super::super::columns::{Columns, Product, products};
+use super::super::mixed::pack::Form;
 use super::super::mixed::tile::{BLOCK, Begun, SIDE, STEPS, TILE, Unit};
 use super::super::mixed::vector::{loaded, lowest_of_32, rounded, sigmoid, widened};
 use super::super::rows::{
-    self, Input, Normed, SharedHalves, Side, Weight, add_parts, blocks, high, of_chunk, sum_into,
-    summed_over_rows, with_packed,
+    self, Input, Normed, SharedHalves, Side, Weight, add_parts, blocks, high, of_chunk, strips,
+    sum_into, with_packed,
 };
 use super::{Ffn, Gradients, Kept, Saved};
 use crate::cpu::scratch::{self, Scratch};
@@ -254,7 +256,7 @@ unsafe fn gradients(n: usize, row: &Row) {
                 _mm512_store_si512(line.at.add(at / STEPS * line.apart).cast(), *half);
             }
             for (to, half) in row.rows.iter().zip(halves) {
-                leave(half, to.add(at), n - at);
+                _mm512_store_si512(to.add(at).cast(), half);
             }
         }
     }
@@ -268,17 +270,21 @@ pub(super) fn backward(unit: Unit, o: &Ffn, saved: Saved, dy: &[f32], grads: Gra
         Shared::new(x)
     });
     let through = dx.is_some() || grads.gain.is_some();
-    // silu(gate) * up and the gradients of gate and up, [N, F] each; normed rows, [N, W].
-    let mut room = scratch::take((3 * n * f + n * w).div_ceil(2));
-    let (h, rest) = super::halves(&mut room).split_at_mut(n * f);
-    let (dg, rest) = rest.split_at_mut(n * f);
-    let (du, rest) = rest.split_at_mut(n * f);
-    let input = &mut rest[..n * w];
+    // What the gradients of weights sum over rows: those of gate and up with the normed rows, those of the output
+    // with silu(gate) * up.
+    let mut dg = Columns::new(Form::A, f, n);
+    let mut du = Columns::new(Form::A, f, n);
+    let mut h = Columns::new(Form::B, f, n);
+    let mut input = Columns::new(Form::B, w, n);
+    let mut out = Columns::new(Form::A, w, n);
+    let (hidden, input_place, out_place) = (
+        [h.place(), dg.place(), du.place()],
+        input.place(),
+        out.place(),
+    );
     let (x, gain, rstd) = (o.x, o.gain, saved.rstd);
     let norm = Normed { x, gain, rstd };
     let sides = [Side::Summed, Side::Summed, Side::Columns];
-    let outputs = [&mut *h, &mut *dg, &mut *du].map(SharedHalves::new);
-    let rows_out = SharedHalves::new(input);
     let mut parts: Vec<Vec<f32>> = Vec::new();
     with_packed(CHUNK, w, &weights(o, sides), |packed| {
         let task = |rows: Range<usize>| {
@@ -286,8 +292,15 @@ pub(super) fn backward(unit: Unit, o: &Ffn, saved: Saved, dy: &[f32], grads: Gra
             unsafe {
                 let here = rows.start * w..rows.end * w;
                 let mut block = Block::new(unit, rows.clone(), w);
-                block.input.pack(&dy[here.clone()], 0);
-                norm.again(rows.clone(), rows_out.at(here.start));
+                let mut strip_room = scratch::take(BLOCK * w.max(3 * CHUNK) / 2);
+                let strip_room: *mut u16 = strip_room.as_mut_ptr().cast();
+                for strip in strips(rows.clone()) {
+                    let dy = &dy[strip.start * w..strip.end * w];
+                    block.input.pack(dy, strip.start - rows.start);
+                    out_place.pack(dy.as_ptr(), w, strip.clone(), 0..w);
+                    norm.again(strip.clone(), strip_room);
+                    input_place.pack(strip_room.cast_const(), w, strip, 0..w);
+                }
                 let mut dn = scratch::take(here.len());
                 for chunk in 0..f.div_ceil(CHUNK) {
                     let units = of_chunk(chunk, CHUNK, f);
@@ -296,19 +309,27 @@ pub(super) fn backward(unit: Unit, o: &Ffn, saved: Saved, dy: &[f32], grads: Gra
                     let dh = block.first.as_mut_ptr();
                     block.expand(some, down, dh);
                     let tiles = block.tiles.each_mut().map(|x| x.as_mut_ptr().cast());
-                    for (i, row) in rows.clone().enumerate() {
-                        let at = row * f + units.start;
-                        let next = at + AHEAD * f;
-                        soon(saved.gate.as_ptr().wrapping_add(next), some);
-                        soon(saved.up.as_ptr().wrapping_add(next), some);
-                        let row = Row {
-                            gate: saved.gate.as_ptr().add(at),
-                            up: saved.up.as_ptr().add(at),
-                            dh: dh.add(i * CHUNK),
-                            lines: tiles.map(|x| block.line(x, i, some)),
-                            rows: outputs.map(|x| x.at(at)),
-                        };
-                        gradients(some, &row);
+                    for strip in strips(rows.clone()) {
+                        for row in strip.clone() {
+                            let (i, at) = (row - rows.start, row * f + units.start);
+                            let next = at + AHEAD * f;
+                            soon(saved.gate.as_ptr().wrapping_add(next), some);
+                            soon(saved.up.as_ptr().wrapping_add(next), some);
+                            let in_strip = (row - strip.start) * CHUNK;
+                            let row = Row {
+                                gate: saved.gate.as_ptr().add(at),
+                                up: saved.up.as_ptr().add(at),
+                                dh: dh.add(i * CHUNK),
+                                lines: tiles.map(|x| block.line(x, i, some)),
+                                rows: [0, 1, 2]
+                                    .map(|k| strip_room.add(k * BLOCK * CHUNK + in_strip)),
+                            };
+                            gradients(some, &row);
+                        }
+                        for (k, place) in hidden.iter().enumerate() {
+                            let from = strip_room.add(k * BLOCK * CHUNK).cast_const();
+                            place.pack(from, CHUNK, strip.clone(), units.clone());
+                        }
                     }
                     if through {
                         let beta = if chunk == 0 { 0.0 } else { 1.0 };
@@ -316,7 +337,6 @@ pub(super) fn backward(unit: Unit, o: &Ffn, saved: Saved, dy: &[f32], grads: Gra
                         block.contract(some, &block.tiles[1], up, 1.0, &mut dn);
                     }
                 }
-                _mm_sfence();
                 let mut part = vec![0.0; w];
                 if through {
                     let start = |row: usize, to: &mut [f32]| {
@@ -333,12 +353,11 @@ pub(super) fn backward(unit: Unit, o: &Ffn, saved: Saved, dy: &[f32], grads: Gra
         assert_eq!(gain.len(), w, "ffn: gradient of the gain");
         add_parts(gain, beta, &parts);
     }
-    for (gradient, d) in [(grads.gate, &*dg), (grads.up, &*du)] {
-        if let Some((c, beta)) = gradient {
-            summed_over_rows(unit, [f, w, n], d, &*input, beta, c);
-        }
-    }
-    if let Some((c, beta)) = grads.down {
-        summed_over_rows(unit, [w, f, n], dy, &*h, beta, c);
-    }
+    let of = |gradient: Option<(_, f32)>, a, b| gradient.map(|(c, beta)| Product { a, b, beta, c });
+    let sums = [
+        of(grads.gate, &dg, &input),
+        of(grads.up, &du, &input),
+        of(grads.down, &out, &h),
+    ];
+    products(unit, sums.into_iter().flatten().collect());
 }

@@ -1,13 +1,14 @@
 //! The walk, forward and backward.
 
+use super::super::columns::{Columns, Place, Product, products};
+use super::super::mixed::pack::Form;
+use super::super::mixed::tile::BLOCK;
 use super::super::mixed::tile::Unit;
 use super::super::mixed::walk::DEPTH;
 use super::super::rows::{
-    Input, Norm, Normed, SharedHalves, Side, Weight, add_parts, blocks, contract, of_chunk,
-    summed_over_rows, with_packed,
+    Input, Norm, Normed, Side, Weight, add_parts, blocks, contract, of_chunk, strips, with_packed,
 };
 use super::{Gradients, Linear};
-use crate::cpu::gemm::ffn::halves;
 use crate::cpu::scratch;
 use crate::cpu::shared::Shared;
 use rayon::prelude::*;
@@ -78,32 +79,33 @@ pub(super) fn backward(
 ) {
     let (n, w) = (o.rows(), o.width);
     let norm = o.norm.map(|(gain, _)| Normed { x: o.x, gain, rstd });
-    // Normed rows for the gradients of weights.
-    let mut room = scratch::take(if norm.is_some() {
-        (n * w).div_ceil(2)
-    } else {
-        0
-    });
-    let normed = &mut halves(&mut room)[..if norm.is_some() { n * w } else { 0 }];
     let beta = grads.x.as_ref().map_or(0.0, |(_, beta)| *beta);
     let dx = grads.x.map(|(x, _)| {
         assert_eq!(x.len(), n * w, "linear: gradient of x");
         Shared::new(x)
     });
     let through = dx.is_some() || grads.gain.is_some();
-    let again = SharedHalves::new(normed);
+    // What the gradients of weights sum over rows: those of the outputs, and the rows that were mapped.
+    let wanted = |i: usize| dy[i].is_some() && grads.weights[i].is_some();
+    let mut outer: Vec<Option<Columns>> = (0..dy.len())
+        .map(|i| wanted(i).then(|| Columns::new(Form::A, o.outputs(i), n)))
+        .collect();
+    let any = outer.iter().any(Option::is_some);
+    let mut inner = Columns::new(Form::B, if any { w } else { 0 }, n);
+    let places: Vec<_> = outer
+        .iter_mut()
+        .map(|c| c.as_mut().map(Columns::place))
+        .collect();
+    let place = any.then(|| inner.place());
     let mut parts: Vec<Vec<f32>> = Vec::new();
     with_packed(CHUNK, w, &weights(o, Side::Summed), |packed| {
         let task = |rows: Range<usize>| {
             let mut part = vec![0.0; if norm.is_some() { w } else { 0 }];
-            // SAFETY: as in the forward pass.
+            // SAFETY: as in the forward pass; the strips of columns are this task's rows.
             unsafe {
                 let here = rows.start * w..rows.end * w;
-                if let Some(norm) = norm {
-                    norm.again(rows.clone(), again.at(here.start));
-                }
-                if !through {
-                    return part;
+                if let Some(place) = place {
+                    mapped_rows(o, norm, rows.clone(), place);
                 }
                 // The sum over all maps: the gradient of the rows, or of their norm.
                 let mut aside = scratch::take(if norm.is_some() { here.len() } else { 0 });
@@ -115,8 +117,19 @@ pub(super) fn backward(
                 for (i, dy) in dy.iter().enumerate() {
                     let Some(dy) = dy else { continue };
                     let wide = o.outputs(i);
-                    let mut input = Input::new(rows.clone(), wide);
-                    input.pack(&dy[rows.start * wide..rows.end * wide], 0);
+                    let mut input = Input::new(rows.clone(), if through { wide } else { 0 });
+                    for strip in strips(rows.clone()) {
+                        let dy = &dy[strip.start * wide..strip.end * wide];
+                        if through {
+                            input.pack(dy, strip.start - rows.start);
+                        }
+                        if let Some(place) = places[i] {
+                            place.pack(dy.as_ptr(), wide, strip, 0..wide);
+                        }
+                    }
+                    if !through {
+                        continue;
+                    }
                     for chunk in 0..wide.div_ceil(CHUNK) {
                         let units = of_chunk(chunk, CHUNK, wide);
                         let (tiles, region) = (input.at(units.start), packed[i].region(chunk));
@@ -124,10 +137,10 @@ pub(super) fn backward(
                         beta_of_c = 1.0;
                     }
                 }
-                if beta_of_c == 0.0 {
+                if through && beta_of_c == 0.0 {
                     c.fill(0.0);
                 }
-                if let Some(norm) = norm {
+                if let (Some(norm), true) = (norm, through) {
                     let start = |_: usize, to: &mut [f32]| {
                         if beta == 0.0 {
                             to.fill(0.0);
@@ -144,14 +157,40 @@ pub(super) fn backward(
         assert_eq!(gain.len(), w, "linear: gradient of the gain");
         add_parts(gain, beta, &parts);
     }
-    for (i, gradient) in grads.weights.into_iter().enumerate() {
-        let Some((c, beta)) = gradient else { continue };
-        let shape = [o.outputs(i), w, n];
-        match (dy[i], norm) {
-            (Some(dy), Some(_)) => summed_over_rows(unit, shape, dy, &*normed, beta, c),
-            (Some(dy), None) => summed_over_rows(unit, shape, dy, o.x, beta, c),
-            (None, _) if beta == 0.0 => c.fill(0.0),
-            (None, _) => {}
+    let mut sums = Vec::new();
+    for (gradient, outer) in grads.weights.into_iter().zip(&outer) {
+        match (gradient, outer) {
+            (Some((c, beta)), Some(a)) => sums.push(Product {
+                a,
+                b: &inner,
+                beta,
+                c,
+            }),
+            (Some((c, 0.0)), None) => c.fill(0.0),
+            _ => {}
+        }
+    }
+    products(unit, sums);
+}
+
+/// Packs what was mapped of some rows: the rows themselves or their norm.
+///
+/// # Safety
+/// The CPU has a unit, and the place is this task's alone.
+unsafe fn mapped_rows(o: &Linear, norm: Option<Normed>, rows: Range<usize>, place: Place) {
+    let w = o.width;
+    let mut room = scratch::take(if norm.is_some() { BLOCK * w / 2 } else { 0 });
+    let halves: *mut u16 = room.as_mut_ptr().cast();
+    for strip in strips(rows) {
+        // SAFETY: promised by the caller.
+        unsafe {
+            match norm {
+                Some(norm) => {
+                    norm.again(strip.clone(), halves);
+                    place.pack(halves.cast_const(), w, strip, 0..w);
+                }
+                None => place.pack(o.x[strip.start * w..].as_ptr(), w, strip, 0..w),
+            }
         }
     }
 }

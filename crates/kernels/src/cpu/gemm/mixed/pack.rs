@@ -122,11 +122,27 @@ pub(in crate::cpu) unsafe fn pack<T: Element>(
     steps: usize,
     to: *mut u16,
 ) {
+    // SAFETY: passed on from the caller.
+    unsafe { pack_part(x, form, [lines, steps], [0, steps], to) }
+}
+
+/// As [`pack`], into strips of more steps: those from `first`, which begins a tile, out of `deep`.
+///
+/// # Safety
+/// As [`pack`], with room for all tiles of `deep` steps.
+#[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
+pub(in crate::cpu) unsafe fn pack_part<T: Element>(
+    x: Source<T>,
+    form: Form,
+    [lines, steps]: [usize; 2],
+    [first, deep]: [usize; 2],
+    to: *mut u16,
+) {
+    let deep = deep.next_multiple_of(STEPS);
     let tile = |line: usize, step: usize| {
         let start = line / BLOCK * BLOCK;
         let high = BLOCK.min(lines - start).div_ceil(SIDE);
-        let at = start * steps.next_multiple_of(STEPS)
-            + (step / STEPS * high + (line - start) / SIDE) * TILE;
+        let at = start * deep + ((first + step) / STEPS * high + (line - start) / SIDE) * TILE;
         // SAFETY: the tile's part of the source is there, and so is its place.
         unsafe {
             let from = x.from(line, step).data;

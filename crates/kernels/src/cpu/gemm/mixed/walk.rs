@@ -14,7 +14,7 @@ pub(in crate::cpu::gemm) const DEPTH: usize = 512;
 pub(in crate::cpu::gemm) const ROWS: usize = 256;
 
 /// Panels that share the second-level cache with the rows of a block: half a MiB at most.
-const GROUP: usize = 16;
+pub(in crate::cpu::gemm) const GROUP: usize = 16;
 
 /// Most elements of B that are packed at once.
 const MOST_PACKED: usize = 1 << 23;
@@ -194,13 +194,12 @@ unsafe fn part_of_c<A: Element, B: Element>(
             for group in panels.clone().step_by(GROUP) {
                 let column = columns.start + group * BLOCK;
                 let end = columns.start + (group + GROUP).min(panels.end) * BLOCK;
+                let cols = end.min(columns.end) - column;
                 let sum = Sum {
-                    rows: rows.len(),
-                    cols: end.min(columns.end) - column,
-                    steps: steps.len(),
                     alpha: s.alpha,
                     beta: if steps.start == 0 { s.beta } else { 1.0 },
                     diagonal: s.upper.then_some((rows.start, column)),
+                    ..Sum::new(rows.len(), cols, steps.len())
                 };
                 // SAFETY: the strips are packed, and C has these elements.
                 unsafe {
@@ -225,6 +224,18 @@ pub(in crate::cpu::gemm) struct Sum {
 }
 
 impl Sum {
+    /// In place of the old C.
+    pub(in crate::cpu::gemm) fn new(rows: usize, cols: usize, steps: usize) -> Self {
+        Self {
+            rows,
+            cols,
+            steps,
+            alpha: 1.0,
+            beta: 0.0,
+            diagonal: None,
+        }
+    }
+
     /// Runs along the panels of B for each strip of A, so that the strip stays in the first-level cache.
     ///
     /// # Safety
