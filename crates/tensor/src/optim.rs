@@ -1,6 +1,7 @@
 //! What optimizers need of tensors: fused updates and orthogonalisation.
 
 use crate::Tensor;
+pub use kernels::cpu::gemm::polar::Coefficients;
 pub use kernels::cpu::optim::AdamW;
 
 /// One AdamW step, in place.
@@ -14,9 +15,6 @@ pub fn adamw_(p: &mut Tensor, g: &Tensor, m: &mut Tensor, v: &mut Tensor, settin
     );
     kernels::cpu::optim::adamw(p.data_mut(), g.data(), m.data_mut(), v.data_mut(), settings);
 }
-
-/// Coefficients (a, b, c) of one Newton-Schulz iteration X <- a X + (b A + c A^2) X, A = X X^T.
-pub type Coefficients = (f32, f32, f32);
 
 /// Muon's quintic (Jordan et al. 2024), the same triple five times.
 pub const QUINTIC: [Coefficients; 5] = [(3.4445, -4.7750, 2.0315); 5];
@@ -35,25 +33,10 @@ pub const POLAR_EXPRESS: [Coefficients; 5] = [
 /// `norm_factor` divides the start besides its Frobenius norm (1.01 for Polar Express, 1 for the quintic).
 /// The product runs over the shorter side.
 pub fn newton_schulz(g: &Tensor, coefficients: &[Coefficients], norm_factor: f32) -> Tensor {
-    let (r, c) = (g.rows(), g.cols());
-    let tall = r > c;
-    let mut x = g.reshape(&[r, c]);
+    let size = [g.rows(), g.cols()];
+    let mut x = g.reshape(&size);
     let norm = (x.sum_sq().sqrt() as f32) * norm_factor + 1e-7;
     x.scale_(1.0 / norm);
-    // With more rows than columns, X^T X is the smaller product: X <- a X + X (b A + c A^2). A and its square
-    // are symmetric.
-    let mut gram = Tensor::zeros(&[r.min(c); 2]);
-    for &(a, b, cc) in coefficients {
-        gram.gram_(&x, tall, 1.0, 0.0);
-        let mut poly = gram.clone();
-        poly.gram_(&gram, false, cc, b);
-        let mut next = x.clone();
-        if tall {
-            next.matmul_(&x, &poly, false, false, a);
-        } else {
-            next.matmul_(&poly, &x, false, false, a);
-        }
-        x = next;
-    }
+    kernels::cpu::gemm::polar::polar(x.data_mut(), size, coefficients);
     x
 }

@@ -381,17 +381,4 @@ impl Tensor {
             n,
         );
     }
-
-    /// self = beta self + alpha a a^T, or a^T a for a transposed `a`; self is symmetric before and after.
-    #[track_caller]
-    pub(crate) fn gram_(&mut self, a: &Tensor, transposed: bool, alpha: f32, beta: f32) {
-        let (n, k, rsa, csa) = if transposed {
-            (a.cols(), a.rows(), 1, a.cols())
-        } else {
-            (a.rows(), a.cols(), a.cols(), 1)
-        };
-        assert_eq!(self.dims(), [n, n], "gram: of {:?}", a.dims());
-        let a = a.data();
-        kernels::cpu::gemm::gemm_symmetric(n, k, alpha, a, rsa, csa, beta, self.data_mut());
-    }
 }

@@ -19,6 +19,7 @@ pub mod linear;
 pub(in crate::cpu) mod mixed;
 #[cfg(not(target_arch = "aarch64"))]
 mod pack;
+pub mod polar;
 #[cfg(target_arch = "x86_64")]
 mod rows;
 #[cfg(not(target_arch = "aarch64"))]
