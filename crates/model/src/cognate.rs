@@ -465,7 +465,7 @@ impl Cognate {
                     t.gather_rows(v, active.clone())
                 }
             };
-            let (xa, ya, za) = (pick(x), pick(y), pick(z));
+            let ya = pick(y);
             let (rot, lay) = if whole {
                 (rotation.clone(), layout.clone())
             } else {
@@ -474,7 +474,8 @@ impl Cognate {
                     Arc::new(self.layout(batch, &active, streaming.as_ref())),
                 )
             };
-            let mut h = self.linear(p, t.concat_cols(&[xa, ya, za]), "core.in.weight");
+            let of = (!whole).then(|| active.clone());
+            let mut h = self.linear(p, t.concat_cols_of(&[x, y, z], of), "core.in.weight");
             for (j, &i) in core.iter().enumerate() {
                 if c.blocks[i].scale == 0.0 {
                     continue;
@@ -497,7 +498,7 @@ impl Cognate {
                 h = self.block(p, i, h, &mut attend, &mut |_| {
                     unreachable!("validated: no memory in the core")
                 });
-                let mut values = vec![x, y, z, xa, ya, za, h];
+                let mut values = vec![x, y, z, ya, h];
                 values.extend(pairs(&latest));
                 forget(&context, &gates, &values);
             }

@@ -50,6 +50,10 @@ pub(crate) struct TrainStepArgs {
     /// Tokens of a sequence
     #[arg(long, value_name = "N", default_value_t = 256)]
     sequence: usize,
+    /// Tokens that our model goes through at once, all gradients being summed before the optimizer's step [default:
+    /// the whole batch]
+    #[arg(long, value_name = "N")]
+    micro_tokens: Option<usize>,
     /// Refuse to measure on another instruction path than this
     #[arg(long, value_name = "PATH")]
     isa: Option<String>,
@@ -57,10 +61,14 @@ pub(crate) struct TrainStepArgs {
 
 pub(super) fn run(args: &TrainStepArgs, common: &Common) -> Result<u8> {
     check_isa(args.isa.as_deref())?;
-    if args.steps == 0 || args.batch == 0 || args.sequence == 0 {
-        return usage("--steps, --batch and --sequence are at least 1");
-    }
     let tokens = args.batch * args.sequence;
+    let micro = args.micro_tokens.unwrap_or(tokens);
+    if [args.steps, tokens, micro].contains(&0) {
+        return usage("--steps, --batch, --sequence and --micro-tokens are at least 1");
+    }
+    if args.model == Model::Decoder && args.micro_tokens.is_some() {
+        return usage("--micro-tokens goes with --model cognate");
+    }
     let Timed {
         params,
         seconds,
@@ -77,7 +85,7 @@ pub(super) fn run(args: &TrainStepArgs, common: &Common) -> Result<u8> {
     let flops_per_token = 3.0 * flops as f64 / tokens as f64;
     let result = json!({
         "isa": tensor::isa::name(), "precision": tensor::precision::in_use().name(), "threads": rayon::current_num_threads(), "params": params, "batch": args.batch,
-        "sequence": args.sequence, "tokens_per_second": { "median": median, "best": best },
+        "sequence": args.sequence, "micro_tokens": micro, "tokens_per_second": { "median": median, "best": best },
         "flops_per_token": flops_per_token, "peak_rss_mib": peak_rss_mib(),
         "predicted_mib": predicted.map(|bytes| bytes as f64 / 1048576.0), "config": config,
     });
@@ -88,9 +96,13 @@ pub(super) fn run(args: &TrainStepArgs, common: &Common) -> Result<u8> {
             format!(" (`forge plan` predicts {})", table::bytes(bytes))
         });
         output::line(&format!(
-            "{params} parameters, {} x {} tokens, {} {}, {} threads: {median:.0} tokens/s (best {best:.0}), {:.1} GFLOP/s, peak {}{predicted}",
+            "{params} parameters, {} x {} tokens{}, {} {}, {} threads: {median:.0} tokens/s (best {best:.0}), {:.1} GFLOP/s, peak {}{predicted}",
             args.batch,
             args.sequence,
+            match micro < tokens {
+                true => format!(", {micro} at once"),
+                false => String::new(),
+            },
             tensor::isa::name(),
             tensor::precision::in_use().name(),
             rayon::current_num_threads(),
@@ -143,6 +155,7 @@ fn cognate(args: &TrainStepArgs, common: &Common) -> Result<Timed> {
     let mut model = Cognate::new(config.clone(), 0);
     let mut optimizer = Optimizer::new(&model.params, recipe.cognate.optim.clone());
     let mut grads = Grads::new(model.params.len());
+    let micro = args.micro_tokens.unwrap_or(args.batch * args.sequence);
     let pieces = random_pieces(args.batch, args.sequence, config.vocab);
     let (mut seconds, mut flops) = (Vec::new(), 0);
     for at in 0..=args.steps as u64 {
@@ -151,7 +164,7 @@ fn cognate(args: &TrainStepArgs, common: &Common) -> Result<Timed> {
             Depth::Random => TrainDepth::Random { seed: 0, step: at },
             Depth::Full => TrainDepth::Same(config.passes),
         };
-        let report = step::forward_backward(&model, &pieces, depth, 0, &mut grads);
+        let report = step::forward_backward(&model, &pieces, depth, micro, &mut grads);
         optimizer.step(&mut model.params, &mut grads, 1.0, &report.peaks);
         grads.clear();
         flops = report.flops;
@@ -159,12 +172,7 @@ fn cognate(args: &TrainStepArgs, common: &Common) -> Result<Timed> {
     }
     seconds.remove(0);
     let grokfast = recipe.cognate.optim.grokfast_lambda > 0.0;
-    let lines = memory::training_step(
-        &config,
-        args.batch * args.sequence,
-        grokfast,
-        tensor::precision::in_use(),
-    );
+    let lines = memory::training_step(&config, micro, grokfast, tensor::precision::in_use());
     Ok(Timed {
         params: model.params.count(),
         seconds,

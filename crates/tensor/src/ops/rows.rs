@@ -28,6 +28,15 @@ fn gather(x: &Tensor, ids: &[u32]) -> Tensor {
     out
 }
 
+/// For each of `rows` rows its place among the ids, if any.
+fn places(rows: usize, ids: &[u32]) -> Vec<Option<usize>> {
+    let mut places = vec![None; rows];
+    for (i, &at) in ids.iter().enumerate() {
+        places[at as usize] = Some(i);
+    }
+    places
+}
+
 fn scatter_add(into: &mut Tensor, rows: &Tensor, ids: &[u32]) {
     let d = rows.cols();
     let into = into.data_mut();
@@ -75,10 +84,7 @@ impl Tape {
         );
         let d = old.cols();
         // For each row of the result the row of `rows` that it is, if any.
-        let mut which = vec![None; old.rows()];
-        for (i, &at) in ids.iter().enumerate() {
-            which[at as usize] = Some(i);
-        }
+        let which = places(old.rows(), &ids);
         let mut out = Tensor::dirty(old.dims());
         each_row(&mut out, |at, row| {
             let (from, i) = which[at].map_or((&old, at), |i| (&new, i));
@@ -130,16 +136,26 @@ impl Tape {
     /// Columns of the inputs side by side: [N, D1], [N, D2], ... -> [N, D1 + D2 + ...]
     #[track_caller]
     pub fn concat_cols(&self, parts: &[Var]) -> Var {
+        self.concat_cols_of(parts, None)
+    }
+
+    /// [`Tape::concat_cols`] of rows `ids`, which must differ from each other, of all inputs; of all rows without.
+    #[track_caller]
+    pub fn concat_cols_of(&self, parts: &[Var], ids: Option<Ids>) -> Var {
         let values: Vec<Tensor> = parts.iter().map(|&p| self.value(p)).collect();
-        let n = values[0].rows();
+        let all = values[0].rows();
         assert!(
-            values.iter().all(|v| v.rows() == n),
+            values.iter().all(|v| v.rows() == all),
             "concat_cols: row counts differ"
         );
+        let n = ids.as_ref().map_or(all, |ids| ids.len());
+        // For each row of the inputs the row of the result that it is, if any.
+        let which = ids.as_ref().map(|ids| places(all, ids));
         let widths: Vec<usize> = values.iter().map(Tensor::cols).collect();
         let total: usize = widths.iter().sum();
         let mut out = Tensor::dirty(&[n, total]);
         each_row(&mut out, |i, row| {
+            let i = ids.as_ref().map_or(i, |ids| ids[i] as usize);
             let mut at = 0;
             for (v, &d) in values.iter().zip(&widths) {
                 row[at..at + d].copy_from_slice(&v.data()[i * d..][..d]);
@@ -150,8 +166,15 @@ impl Tape {
         self.push(out, &parts.clone(), move |dy, sink| {
             let mut at = 0;
             for (&p, d) in parts.iter().zip(widths) {
-                if sink.wants(p) {
-                    sink.add(p, columns(dy, at..at + d));
+                match &which {
+                    _ if !sink.wants(p) => {}
+                    None => sink.add(p, columns(dy, at..at + d)),
+                    Some(which) => each_row(sink.buffer(p), |row, sum| {
+                        if let Some(i) = which[row] {
+                            let dy = &dy.data()[i * total + at..][..d];
+                            sum.iter_mut().zip(dy).for_each(|(sum, dy)| *sum += dy);
+                        }
+                    }),
                 }
                 at += d;
             }

@@ -178,6 +178,11 @@ fn movement() -> Vec<Case> {
         case("concat_cols", [a.clone(), y(&[5, 3])], |t, v| {
             t.concat_cols(&[v[1], v[0]])
         }),
+        case(
+            "concat_cols_of: some rows",
+            [a.clone(), y(&[5, 3])],
+            |t, v| t.concat_cols_of(&[v[1], v[0]], Some(Arc::new([4, 0, 3]))),
+        ),
         case("slice_cols: overlapping", [&a], |t, v| {
             let (l, r) = (t.slice_cols(v[0], 0..3), t.slice_cols(v[0], 1..4));
             t.mul(l, r)
