@@ -1,11 +1,10 @@
-//! Tests of the kernels: every path against plain loops, same bits at any thread count.
+//! Tests of the kernels: the conformance table, and what it does not say.
 #![allow(clippy::unwrap_used)]
 
 mod attention;
-mod ffn;
+mod conformance;
+mod elementwise;
 mod gemm;
-mod linear;
 mod memory;
-mod paths;
 mod random;
 mod ternary;

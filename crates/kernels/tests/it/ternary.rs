@@ -1,10 +1,8 @@
-//! Ternary products: every path against plain loops in integers, packings there and back, the quantisers.
+//! Ternary codes: packings there and back, the quantisers, and what is not finite.
 
-use crate::paths::normals;
+use crate::conformance::trial::normals;
 use kernels::cpu::ternary::packed::{BadByte, Packed, Packing};
-use kernels::cpu::ternary::{
-    Path, Scale, integer_sums, quantise, quantise_tokens, round_half, ternary_matmul,
-};
+use kernels::cpu::ternary::{Scale, quantise, round_half, ternary_matmul};
 use kernels::random::Counted;
 
 /// Columns around blocks, pairs of blocks and bytes of both packings.
@@ -13,88 +11,6 @@ const COLUMNS: [usize; 10] = [1, 5, 31, 32, 33, 64, 96, 100, 156, 517];
 fn codes(n: usize) -> Vec<i8> {
     let r = Counted::new(3, "codes", n as u64);
     (0..n as u64).map(|i| r.below(i, 3) as i8 - 1).collect()
-}
-
-fn extreme_activations(tokens: usize, cols: usize, stride: usize) -> Vec<i8> {
-    let r = Counted::new(3, "activations", cols as u64);
-    let mut q = vec![0; tokens * stride];
-    for t in 0..tokens {
-        for i in 0..cols {
-            // The first token holds the extremes that would overflow a narrow sum.
-            q[t * stride + i] = if t == 0 {
-                -128
-            } else {
-                r.below((t * cols + i) as u64, 256) as u8 as i8
-            };
-        }
-    }
-    q
-}
-
-#[test]
-fn every_path_gives_the_integer_sums_of_plain_loops() {
-    println!("paths: {:?}", Path::available());
-    for cols in COLUMNS {
-        for (rows, tokens) in [(1, 1), (3, 2), (7, 4), (37, 9), (300, 1), (150, 40)] {
-            let c = codes(rows * cols);
-            let w = Packed::new(&c, vec![1.0; rows], cols);
-            let q = extreme_activations(tokens, cols, w.padded_cols());
-            let wanted: Vec<i32> = (0..tokens * rows)
-                .map(|at| {
-                    let (t, r) = (at / rows, at % rows);
-                    (0..cols)
-                        .map(|i| i32::from(c[r * cols + i]) * i32::from(q[t * w.padded_cols() + i]))
-                        .sum()
-                })
-                .collect();
-            for &path in Path::available() {
-                let mut found = vec![0; tokens * rows];
-                integer_sums(path, &w, &q, &mut found);
-                assert_eq!(
-                    found, wanted,
-                    "{path:?}, matrix [{rows}, {cols}], {tokens} tokens"
-                );
-            }
-        }
-    }
-}
-
-#[test]
-fn the_product_is_the_dequantised_one_at_any_thread_count() {
-    let (rows, cols, tokens) = (200, 300, 33);
-    let w = normals(rows * cols, 0.05, "w");
-    let x = normals(tokens * cols, 3.0, "x");
-    let (mut c, mut scales) = (vec![0; rows * cols], vec![0.0; rows]);
-    quantise(&w, cols, 0.05, Scale::Absmean, &mut c, &mut scales);
-    let (mut q, mut steps) = (vec![0; tokens * cols], vec![0.0; tokens]);
-    quantise_tokens(&x, cols, &mut q, cols, &mut steps);
-    let packed = Packed::new(&c, scales.clone(), cols);
-    let run = |threads| {
-        let pool = rayon::ThreadPoolBuilder::new()
-            .num_threads(threads)
-            .build()
-            .unwrap();
-        let mut out = vec![0.0; tokens * rows];
-        pool.install(|| ternary_matmul(&packed, &x, &mut out));
-        out
-    };
-    let out = run(1);
-    assert_eq!(out, run(3));
-    for (at, &y) in out.iter().enumerate() {
-        let (t, r) = (at / rows, at % rows);
-        let exact: f64 = (0..cols)
-            .map(|i| {
-                f64::from(c[r * cols + i])
-                    * f64::from(scales[r])
-                    * f64::from(q[t * cols + i])
-                    * f64::from(steps[t])
-            })
-            .sum();
-        assert!(
-            (f64::from(y) - exact).abs() <= 1e-5 * exact.abs() + 1e-9,
-            "[{t}, {r}]: {y} wants {exact}"
-        );
-    }
 }
 
 #[test]

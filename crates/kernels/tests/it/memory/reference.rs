@@ -5,18 +5,18 @@ use std::ops::Range;
 use kernels::cpu::memory::{self, Gradients, MemoryShape, Rows};
 
 /// Order of the inputs everywhere in this file.
-pub(super) const NAMES: [&str; 8] = ["keys0", "values0", "q", "k", "v", "eta", "theta", "alpha"];
+pub(crate) const NAMES: [&str; 8] = ["keys0", "values0", "q", "k", "v", "eta", "theta", "alpha"];
 
 /// A memory and the rows that pass through it, in the order of [`NAMES`].
-pub(super) struct Case {
-    pub(super) shape: MemoryShape,
-    pub(super) inputs: [Vec<f32>; 8],
-    pub(super) segments: Vec<Range<usize>>,
+pub(crate) struct Case {
+    pub(crate) shape: MemoryShape,
+    pub(crate) inputs: [Vec<f32>; 8],
+    pub(crate) segments: Vec<Range<usize>>,
 }
 
 impl Case {
     /// Random inputs; `v_size` sets how far the errors lie from the clip at norm 1.
-    pub(super) fn random(
+    pub(crate) fn random(
         shape: MemoryShape,
         n: usize,
         segments: &[Range<usize>],
@@ -52,15 +52,15 @@ impl Case {
         }
     }
 
-    pub(super) fn n(&self) -> usize {
+    pub(crate) fn n(&self) -> usize {
         self.inputs[5].len() / self.shape.heads
     }
 
-    pub(super) fn rows(&self) -> Rows<'_> {
+    pub(crate) fn rows(&self) -> Rows<'_> {
         self.part(0..self.n())
     }
 
-    pub(super) fn part(&self, rows: Range<usize>) -> Rows<'_> {
+    pub(crate) fn part(&self, rows: Range<usize>) -> Rows<'_> {
         let heads = self.shape.heads;
         let wide = rows.start * heads * self.shape.width..rows.end * heads * self.shape.width;
         let narrow = rows.start * heads..rows.end * heads;
@@ -75,7 +75,7 @@ impl Case {
         }
     }
 
-    pub(super) fn forward(&self) -> Vec<f32> {
+    pub(crate) fn forward(&self) -> Vec<f32> {
         let mut out = vec![f32::NAN; self.inputs[2].len()];
         let [keys0, values0, ..] = &self.inputs;
         memory::forward(
@@ -90,7 +90,7 @@ impl Case {
     }
 
     /// Gradients in the order of [`NAMES`].
-    pub(super) fn backward(&self, dout: &[f32]) -> [Vec<f32>; 8] {
+    pub(crate) fn backward(&self, dout: &[f32]) -> [Vec<f32>; 8] {
         let mut grads = self.inputs.each_ref().map(|x| vec![f32::NAN; x.len()]);
         let [dkeys0, dvalues0, dq, dk, dv, deta, dtheta, dalpha] = &mut grads;
         dkeys0.fill(0.0);
@@ -112,7 +112,7 @@ impl Case {
         grads
     }
 
-    pub(super) fn wide(&self) -> [Vec<f64>; 8] {
+    pub(crate) fn wide(&self) -> [Vec<f64>; 8] {
         self.inputs
             .each_ref()
             .map(|x| x.iter().map(|&x| f64::from(x)).collect())
@@ -120,10 +120,10 @@ impl Case {
 }
 
 /// A counter turned into numbers (splitmix64).
-pub(super) struct Draw(pub(super) u64);
+pub(crate) struct Draw(pub(crate) u64);
 
 impl Draw {
-    pub(super) fn many(&mut self, len: usize, low: f32, high: f32) -> Vec<f32> {
+    pub(crate) fn many(&mut self, len: usize, low: f32, high: f32) -> Vec<f32> {
         let mut one = || {
             self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
             let z = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -135,7 +135,7 @@ impl Draw {
 }
 
 /// The definition, one token after the other. Returns out and the norm of every inner error.
-pub(super) fn reference(
+pub(crate) fn reference(
     shape: MemoryShape,
     inputs: &[Vec<f64>; 8],
     segments: &[Range<usize>],
