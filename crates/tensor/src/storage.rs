@@ -2,7 +2,8 @@
 //!
 //! A training step asks for the same sizes again and again. The pool keeps freed buffers by size class
 //! and hands them out again, so that the steady state neither allocates nor faults in new pages. Where
-//! sizes keep changing, the freed buffers would pile up: never more is kept than was once in use together.
+//! sizes keep changing, the freed buffers would pile up: never more is kept than was once in use together, and,
+//! where [`allow`] sets a limit, never so much that it and the buffers in use exceed that.
 //! The pool is process-wide, like the allocator that it stands in for, and counts live and peak bytes for
 //! the memory accounting of `forge plan`.
 
@@ -20,6 +21,7 @@ static POOL: Mutex<Pool> = Mutex::new(Pool {
 });
 static LIVE: AtomicUsize = AtomicUsize::new(0);
 static PEAK: AtomicUsize = AtomicUsize::new(0);
+static ALLOWED: AtomicUsize = AtomicUsize::new(usize::MAX);
 
 /// So many bytes may wait in the pool at any time.
 const LEAST_KEPT: usize = 16 << 20;
@@ -53,7 +55,10 @@ impl Buffer {
         } else {
             None
         };
-        let data = pooled.unwrap_or_else(|| Memory::zeroed(capacity, trim));
+        let data = pooled.unwrap_or_else(|| {
+            pool().make_room(capacity * 4);
+            Memory::zeroed(capacity, trim)
+        });
         let bytes = size_of_val(&*data);
         let live = LIVE.fetch_add(bytes, Ordering::Relaxed) + bytes;
         PEAK.fetch_max(live, Ordering::Relaxed);
@@ -120,7 +125,18 @@ impl Pool {
         self.bytes += room * 4;
         let class = self.classes.entry(room).or_default();
         class.push_back((self.kept, data));
-        while self.bytes > self.most {
+        self.shrink(self.most);
+    }
+
+    /// Lets buffers go until so many new bytes are allowed, or none is left.
+    fn make_room(&mut self, bytes: usize) {
+        let allowed = ALLOWED.load(Ordering::Relaxed);
+        self.shrink(allowed.saturating_sub(live_bytes().saturating_add(bytes)));
+    }
+
+    /// Keeps at most so many bytes.
+    fn shrink(&mut self, most: usize) {
+        while self.bytes > most {
             let oldest =
                 |(_, kept): &(&usize, &VecDeque<_>)| kept.front().map(|(n, _): &(u64, _)| *n);
             let waiting = self.classes.iter().filter(|(_, kept)| !kept.is_empty());
@@ -141,6 +157,12 @@ impl Pool {
 fn pool() -> std::sync::MutexGuard<'static, Pool> {
     POOL.lock()
         .unwrap_or_else(std::sync::PoisonError::into_inner)
+}
+
+/// From here on buffers wait in the pool only as long as they and those in use stay within so many bytes. What is in use
+/// is not limited: a tensor that needs more gets it where the system has it.
+pub fn allow(bytes: usize) {
+    ALLOWED.store(bytes, Ordering::Relaxed);
 }
 
 /// Bytes held by living tensors.

@@ -5,7 +5,7 @@
 
 use crate::differences::{causal, normal};
 use std::sync::Arc;
-use tensor::storage::{live_bytes, peak_bytes, pooled_bytes, reset_peak};
+use tensor::storage::{allow, live_bytes, peak_bytes, pooled_bytes, reset_peak};
 use tensor::{Attended, Grads, Tape, Tensor};
 
 const ALONE: &str = "TENSOR_TEST_ALONE";
@@ -179,5 +179,23 @@ fn the_pool_keeps_no_more_than_was_in_use_together() {
             "{}",
             pooled_bytes()
         );
+    });
+}
+
+#[test]
+fn freed_buffers_make_room_where_a_limit_is_set() {
+    alone("freed_buffers_make_room_where_a_limit_is_set", || {
+        let mib = |n: usize| Tensor::zeros(&[n, 1 << 18]);
+        drop([mib(8), mib(4), mib(2)]);
+        assert_eq!(pooled_bytes(), 14 << 20);
+        // No buffer that waits has a size for this one: the oldest goes, the others may stay.
+        allow(12 << 20);
+        let six = mib(6);
+        assert_eq!((live_bytes(), pooled_bytes()), (6 << 20, 6 << 20));
+        // What is wanted comes, whatever the limit.
+        let more = mib(16);
+        assert_eq!((live_bytes(), pooled_bytes()), (22 << 20, 0));
+        drop((six, more));
+        assert_eq!(pooled_bytes(), 22 << 20);
     });
 }
