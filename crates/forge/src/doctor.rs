@@ -19,7 +19,10 @@ struct Finding {
 }
 
 pub(crate) fn doctor(common: &Common) -> Result<u8> {
-    let (memory, from) = train::memory::limit();
+    let train::memory::Limit {
+        bytes: memory,
+        from,
+    } = train::memory::limit();
     let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     let free = store::disk_free(&common.root);
     let probe = common.root.join(".forge-doctor");

@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 use std::time::Instant;
 use tensor::{Grads, Tape};
 use train::Recipe;
-use train::memory::{self, Line};
+use train::memory::{self, Limit, Steps};
 use train::step::{self, TrainDepth};
 
 #[derive(Args)]
@@ -31,6 +31,10 @@ struct Phase {
     params: u64,
     disk: u64,
     memory: u64,
+    /// Rows of a micro-batch, where it takes gradient steps.
+    rows: Option<usize>,
+    /// Where it cannot run.
+    warning: Option<String>,
     tokens: u64,
     seconds: f64,
     formulas: Vec<(String, String)>,
@@ -40,21 +44,18 @@ pub(crate) fn plan(args: &PlanArgs, common: &Common) -> Result<u8> {
     let recipe = recipes::load(&args.recipe, &common.set)?;
     tensor::precision::select(recipe.precision.resolved()).map_err(anyhow::Error::msg)?;
     let config = recipe.model.config();
+    let limit = memory::limit();
     let speed = calibrate(&config, &recipe);
-    let phases = phases(&recipe, &config, &speed);
-    let (limit, limit_from) = memory::limit();
+    let phases = phases(&recipe, &config, &speed, limit);
+    let Limit {
+        bytes: limit,
+        from: limit_from,
+    } = limit;
     let free = store::disk_free(&common.root);
     let need = phases.iter().map(|p| p.memory).max().unwrap_or(0);
     let disk: u64 = phases.iter().map(|p| p.disk).sum();
     let seconds: f64 = phases.iter().map(|p| p.seconds).sum();
-    let mut warnings = Vec::new();
-    if need > limit {
-        warnings.push(format!(
-            "the step needs {} and the {limit_from} allows {}: lower cognate.micro_tokens",
-            table::bytes(need),
-            table::bytes(limit)
-        ));
-    }
+    let mut warnings: Vec<String> = phases.iter().filter_map(|p| p.warning.clone()).collect();
     if disk > free {
         warnings.push(format!(
             "the run needs {} and {} are free: make room, or choose another --root",
@@ -69,7 +70,7 @@ pub(crate) fn plan(args: &PlanArgs, common: &Common) -> Result<u8> {
                 let formulas: serde_json::Map<String, Value> =
                     p.formulas.iter().map(|(n, f)| (n.clone(), json!(f))).collect();
                 json!({
-                    "name": p.name, "params": p.params, "disk_bytes": p.disk, "peak_memory_bytes": p.memory,
+                    "name": p.name, "params": p.params, "disk_bytes": p.disk, "peak_memory_bytes": p.memory, "micro_batch_rows": p.rows,
                     "tokens": p.tokens, "seconds": p.seconds, "cost_usd": 0.0, "formulas": formulas,
                 })
             })
@@ -166,37 +167,13 @@ fn calibrate(config: &Config, recipe: &Recipe) -> Speed {
     }
 }
 
-fn phases(recipe: &Recipe, config: &Config, speed: &Speed) -> Vec<Phase> {
+fn phases(recipe: &Recipe, config: &Config, speed: &Speed, limit: Limit) -> Vec<Phase> {
     let c = &recipe.cognate;
     let params = config.parameters() as u64;
     let file = 4 * params;
-    let rows = match c.micro_tokens {
-        0 => c.tokens_per_step,
-        n => n.min(c.tokens_per_step),
-    };
-    let lines = memory::training_step(
-        config,
-        rows,
-        c.optim.grokfast_lambda > 0.0,
-        recipe.precision.resolved(),
-    );
-    let sum = |names: &[&str]| -> u64 {
-        let of = |l: &&Line| names.is_empty() || names.contains(&l.name);
-        lines.iter().filter(of).map(|l| l.bytes).sum()
-    };
-    let step_memory = sum(&[]);
-    let held = sum(&["parameters", "optimizer"]);
-    let changing = sum(&["activations", "logits"]);
-    let step = Step {
-        fixed: step_memory - changing,
-        changing,
-        rows,
-    };
     let branch_steps: u64 = c.branch_steps().iter().sum();
     let steps = c.ancestor_steps + branch_steps;
     let tokens = steps * c.tokens_per_step as u64;
-    // The ancestor and three branches with their optimizers are in memory together.
-    let phase1_memory = step_memory + 3 * held;
     let mut formulas = vec![
         (
             "parameters".into(),
@@ -222,21 +199,12 @@ fn phases(recipe: &Recipe, config: &Config, speed: &Speed) -> Vec<Phase> {
             ),
         ),
     ];
-    for l in &lines {
-        formulas.push((
-            format!("step: {}", l.name),
-            format!("{} = {}", l.formula, table::bytes(l.bytes)),
-        ));
-    }
-    formulas.push((
-        "peak memory".into(),
-        format!(
-            "one step {} + 3 waiting models and optimizers {} = {}",
-            table::bytes(step_memory),
-            table::bytes(3 * held),
-            table::bytes(phase1_memory)
-        ),
-    ));
+    let steps = train::phases::cognate::steps(c, recipe.model.slots_small, config);
+    let fitted = Fitted::of(&steps, limit);
+    formulas.extend(fitted.formulas);
+    let held: u64 = memory::held(config, c.optim.grokfast_lambda > 0.0)
+        .iter()
+        .sum();
     let checkpoints = 2 * 4 * held;
     let phase1_disk = 4 * file + checkpoints;
     formulas.push((
@@ -258,7 +226,9 @@ fn phases(recipe: &Recipe, config: &Config, speed: &Speed) -> Vec<Phase> {
         name: "cognate",
         params,
         disk: phase1_disk,
-        memory: phase1_memory,
+        memory: fitted.bytes,
+        rows: Some(fitted.rows),
+        warning: fitted.warning,
         tokens,
         seconds: phase1_seconds,
         formulas,
@@ -275,6 +245,15 @@ fn phases(recipe: &Recipe, config: &Config, speed: &Speed) -> Vec<Phase> {
         disk: file,
         // Four parents, their three differences, and the children of a generation.
         memory: 12 * file,
+        rows: None,
+        warning: (12 * file > limit.bytes).then(|| {
+            format!(
+                "the search holds 12 models, {}, and the {} allows {}: lower `model.width` or `model.slots_large`",
+                table::bytes(12 * file),
+                limit.from,
+                table::bytes(limit.bytes)
+            )
+        }),
         tokens: evolved,
         seconds: evolved as f64 / speed.forward,
         formulas: vec![
@@ -284,13 +263,13 @@ fn phases(recipe: &Recipe, config: &Config, speed: &Speed) -> Vec<Phase> {
             ("time".into(), format!("{evolved} tokens / {:.0} tokens/s forward", speed.forward)),
         ],
     });
-    list.push(quietstar(recipe, params, &step, speed));
-    list.push(bitnet(recipe, config, &step, speed));
+    list.push(quietstar(recipe, config, speed, limit));
+    list.push(bitnet(recipe, config, speed, limit));
     list
 }
 
 /// Phase 3.
-fn quietstar(recipe: &Recipe, params: u64, step: &Step, speed: &Speed) -> Phase {
+fn quietstar(recipe: &Recipe, config: &Config, speed: &Speed, limit: Limit) -> Phase {
     let (b, r) = (&recipe.quietstar.baking, &recipe.quietstar.rl);
     let strategies = data::builtin::Strategy::ALL.len();
     let easy =
@@ -306,22 +285,20 @@ fn quietstar(recipe: &Recipe, params: u64, step: &Step, speed: &Speed) -> Phase 
         * (b.held_out + b.held_out_between * b.epochs.saturating_sub(1))
         * b.most_new) as u64;
     let tokens = baked + reinforced + answers;
+    let params = config.parameters() as u64;
     let file = 4 * params;
-    let micro = if b.micro_tokens == 0 {
-        b.batch_tokens
-    } else {
-        b.micro_tokens
-    };
-    let memory = scaled(step, micro) + 3 * file;
+    let fitted = Fitted::of(&train::phases::quietstar::baking::steps(b, config), limit);
     Phase {
         name: "quietstar",
         params,
         disk: file + 2 * 4 * file,
-        memory,
+        memory: fitted.bytes,
+        rows: Some(fitted.rows),
+        warning: fitted.warning,
         tokens,
         seconds: (baked + reinforced) as f64 / speed.train
             + answers as f64 / speed.forward * DECODE,
-        formulas: vec![
+        formulas: [fitted.formulas, vec![
             (
                 "parameters".into(),
                 format!(
@@ -354,15 +331,6 @@ fn quietstar(recipe: &Recipe, params: u64, step: &Step, speed: &Speed) -> Phase 
                 ),
             ),
             (
-                "peak memory".into(),
-                format!(
-                    "a step of {micro} rows {} + baked model, control and reference 3 x {} = {}",
-                    table::bytes(scaled(step, micro)),
-                    table::bytes(file),
-                    table::bytes(memory)
-                ),
-            ),
-            (
                 "disk".into(),
                 "the model + 2 checkpoints of 4 times its size".into(),
             ),
@@ -374,12 +342,12 @@ fn quietstar(recipe: &Recipe, params: u64, step: &Step, speed: &Speed) -> Phase 
                     speed.train
                 ),
             ),
-        ],
+        ]].concat(),
     }
 }
 
 /// Phase 4.
-fn bitnet(recipe: &Recipe, config: &Config, step: &Step, speed: &Speed) -> Phase {
+fn bitnet(recipe: &Recipe, config: &Config, speed: &Speed, limit: Limit) -> Phase {
     let b = &recipe.bitnet;
     let specs = model::params::specification(config);
     let size = |matrix: bool| -> u64 {
@@ -397,20 +365,17 @@ fn bitnet(recipe: &Recipe, config: &Config, step: &Step, speed: &Speed) -> Phase
     // The champion that is learned from passes forward as well.
     let tokens = steps * b.tokens_per_step as u64;
     let packed = quantised / 4 + 2 * kept;
-    let micro = if b.micro_tokens == 0 {
-        b.tokens_per_step
-    } else {
-        b.micro_tokens
-    };
-    let memory = scaled(step, micro) + 2 * 4 * params;
+    let fitted = Fitted::of(&train::phases::bitnet::steps(b, config), limit);
     Phase {
         name: "bitnet",
         params,
         disk: packed + 2 * 4 * 4 * params,
-        memory,
+        memory: fitted.bytes,
+        rows: Some(fitted.rows),
+        warning: fitted.warning,
         tokens,
         seconds: tokens as f64 / speed.train + tokens as f64 / speed.forward,
-        formulas: vec![
+        formulas: [fitted.formulas, vec![
             (
                 "file".into(),
                 format!(
@@ -432,15 +397,6 @@ fn bitnet(recipe: &Recipe, config: &Config, step: &Step, speed: &Speed) -> Phase
                 format!("{steps} x {} = {tokens}", b.tokens_per_step),
             ),
             (
-                "peak memory".into(),
-                format!(
-                    "a step of {micro} rows {} + champion and fallback 2 x {} = {}",
-                    table::bytes(scaled(step, micro)),
-                    table::bytes(4 * params),
-                    table::bytes(memory)
-                ),
-            ),
-            (
                 "disk".into(),
                 "the packed file + 2 checkpoints of 4 times the model".into(),
             ),
@@ -451,21 +407,65 @@ fn bitnet(recipe: &Recipe, config: &Config, step: &Step, speed: &Speed) -> Phase
                     speed.train
                 ),
             ),
-        ],
+        ]].concat(),
     }
 }
 
 /// How much slower a generated token is than one of many in a forward pass.
 const DECODE: f64 = 8.0;
 
-/// The memory of a Phase 1 step: what every step takes, and what grows with its rows.
-struct Step {
-    fixed: u64,
-    changing: u64,
+/// The micro-batch that a phase would choose here, and its memory.
+struct Fitted {
     rows: usize,
+    bytes: u64,
+    /// Every term, and how the micro-batch came about.
+    formulas: Vec<(String, String)>,
+    /// Where nothing fits.
+    warning: Option<String>,
 }
 
-/// The memory of a step of another number of rows.
-fn scaled(step: &Step, rows: usize) -> u64 {
-    step.fixed + (step.changing as f64 * rows as f64 / step.rows.max(1) as f64) as u64
+impl Fitted {
+    fn of(steps: &Steps, limit: Limit) -> Self {
+        let (rows, why, warning) = match steps.choose(limit) {
+            Ok(chosen) if chosen.lowered() => (
+                chosen.rows,
+                format!(
+                    "{} rows: {} as the recipe asks would need {}, and the {} allows {}",
+                    chosen.rows,
+                    chosen.asked,
+                    table::bytes(chosen.asked_bytes),
+                    limit.from,
+                    table::bytes(limit.bytes)
+                ),
+                None,
+            ),
+            Ok(chosen) => (
+                chosen.rows,
+                format!("{} rows, as the recipe asks", chosen.rows),
+                None,
+            ),
+            Err(fault) => (
+                steps.longest,
+                format!("{} rows, and even they do not fit", steps.longest),
+                Some(fault.to_string()),
+            ),
+        };
+        let lines = (steps.lines)(rows);
+        let mut formulas = vec![("micro-batch".to_string(), why)];
+        for l in &lines {
+            let formula = format!("{} = {}", l.formula, table::bytes(l.bytes));
+            formulas.push((format!("step: {}", l.name), formula));
+        }
+        let bytes = steps.bytes(rows);
+        formulas.push((
+            "peak memory".into(),
+            format!("their sum = {}", table::bytes(bytes)),
+        ));
+        Self {
+            rows,
+            bytes,
+            formulas,
+            warning,
+        }
+    }
 }

@@ -299,10 +299,14 @@ fn phases(
 ) -> Result<End> {
     let started = Instant::now();
     let clock = || started.elapsed().as_secs_f64();
+    let memory = train::memory::limit();
+    // The same tenth that a micro-batch leaves over.
+    tensor::storage::allow((memory.bytes - memory.bytes / 10) as usize);
     let cx = Context {
         run,
         recipe,
         source,
+        memory,
         clock: &clock,
     };
     for name in span.phases() {

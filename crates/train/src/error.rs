@@ -53,6 +53,24 @@ pub enum Error {
         /// What is wrong, and what to do.
         fault: String,
     },
+    /// Not even a micro-batch of one piece is predicted to fit.
+    #[error(
+        "`{key}`: even in micro-batches of a single piece of {rows} tokens a step needs {need} MiB of memory, and the {from} allows {limit} MiB; lower `{longest}`, or `model.width` and `model.slots_large` for a smaller model, or give the process more memory"
+    )]
+    NothingFits {
+        /// The recipe key of the micro-batch.
+        key: &'static str,
+        /// MiB that the step needs.
+        need: u64,
+        /// Tokens of the longest piece.
+        rows: usize,
+        /// MiB that there are.
+        limit: u64,
+        /// What sets the limit.
+        from: &'static str,
+        /// The recipe key that says how long pieces are.
+        longest: &'static str,
+    },
     /// Not even the smallest micro-batch fits.
     #[error(
         "out of memory: {bytes} bytes more were refused with a micro-batch of a single piece of {rows} tokens; lower `{key}`, or give the process more memory"

@@ -4,6 +4,7 @@
 //! others. A unit's result depends on the state alone, so a run that is killed and resumed from any
 //! checkpoint ends in the same bits.
 
+use crate::memory::Limit;
 use crate::{Error, Recipe, Source};
 use serde_json::Value;
 use store::{Bag, Key, Run};
@@ -16,6 +17,8 @@ pub struct Context<'a> {
     pub recipe: &'a Recipe,
     /// The data, frozen at the start of the run.
     pub source: &'a Source,
+    /// What the process may use of memory: it decides how many rows are computed at once.
+    pub memory: Limit,
     /// Seconds since the start of the process: for reports only, never for a decision.
     pub clock: &'a (dyn Fn() -> f64 + Sync),
 }

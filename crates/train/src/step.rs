@@ -1,9 +1,11 @@
 //! One pass of forward and backward over a batch of pieces: what every gradient phase is made of.
 
+use crate::memory::Steps;
 use crate::{Context, Error};
 use data::{Batch as Pieces, Piece};
 use model::{Batch, Bound, Cognate, Depth};
 use serde::{Deserialize, Serialize};
+use serde_json::json;
 use store::Key;
 use tensor::random::Counted;
 use tensor::storage::within_memory;
@@ -106,17 +108,37 @@ pub fn forward_backward(
     report
 }
 
-/// How many rows are computed at once: what the recipe says, or less once memory did not suffice. Part of a
-/// phase's state, for sums over other micro-batches have other last bits.
+/// How many rows are computed at once: what the recipe says, or less where more is predicted not to fit or did not. Part
+/// of a phase's state, for sums over other micro-batches have other last bits.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MicroBatch {
-    /// Most rows that fit when more did not.
+    /// Most rows that fit where more do not.
     fits: Option<usize>,
 }
 
 impl MicroBatch {
+    /// Chosen before the first step of a phase, so that it is predicted to fit; journals a choice of fewer rows than
+    /// the recipe asks for.
+    ///
+    /// # Errors
+    /// [`Error::NothingFits`], and what a journal may say.
+    pub fn plan(cx: &Context, key: &Key, steps: &Steps) -> Result<Self, Error> {
+        let chosen = steps.choose(cx.memory)?;
+        if !chosen.lowered() {
+            return Ok(Self::default());
+        }
+        let why = json!({
+            "key": steps.key, "rows": chosen.rows, "predicted_bytes": chosen.bytes, "asked": chosen.asked,
+            "asked_bytes": chosen.asked_bytes, "limit_bytes": cx.memory.bytes, "limit_from": cx.memory.from,
+        });
+        cx.event(key, "micro-batch", &why)?;
+        Ok(Self {
+            fits: Some(chosen.rows),
+        })
+    }
+
     /// Rows at once, where the recipe says `micro_tokens` (0: the whole batch).
-    fn tokens(self, micro_tokens: usize) -> usize {
+    pub fn tokens(self, micro_tokens: usize) -> usize {
         match self.fits {
             Some(fits) if micro_tokens == 0 || fits < micro_tokens => fits,
             _ => micro_tokens,

@@ -171,8 +171,12 @@ fn cognate(args: &TrainStepArgs, common: &Common) -> Result<Timed> {
         seconds.push(begun.elapsed().as_secs_f64());
     }
     seconds.remove(0);
-    let grokfast = recipe.cognate.optim.grokfast_lambda > 0.0;
-    let lines = memory::training_step(&config, micro, grokfast, tensor::precision::in_use());
+    let way = memory::Way {
+        grokfast: recipe.cognate.optim.grokfast_lambda > 0.0,
+        precision: tensor::precision::in_use(),
+        ternary: false,
+    };
+    let lines = memory::training_step(&config, micro, way);
     Ok(Timed {
         params: model.params.count(),
         seconds,

@@ -172,6 +172,10 @@ fn a_plan_names_each_phase_with_its_figures() {
             assert!(p[field].is_number(), "{field} of {p}");
         }
     }
+    // Phase 2 takes no gradient steps.
+    let rows = phases.iter().map(|p| p["micro_batch_rows"].is_number());
+    assert_eq!(rows.collect::<Vec<_>>(), [true, false, true, true]);
+    assert_eq!(plan["warnings"], serde_json::json!([]));
     assert!(!root.path().join("runs").exists(), "a plan starts nothing");
 }
 

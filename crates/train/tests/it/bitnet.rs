@@ -148,6 +148,7 @@ impl Place {
             run: &self.run,
             recipe: &self.recipe,
             source: &world().0,
+            memory: train::memory::limit(),
             clock: &|| 0.0,
         }
     }

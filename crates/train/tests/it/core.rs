@@ -53,15 +53,15 @@ pub(crate) fn recipe() -> Recipe {
     table.try_into().unwrap()
 }
 
-struct World {
+pub(crate) struct World {
     _dir: tempfile::TempDir,
-    run: Run,
-    recipe: Recipe,
-    source: Source,
+    pub(crate) run: Run,
+    pub(crate) recipe: Recipe,
+    pub(crate) source: Source,
 }
 
 impl World {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
         let recipe = recipe();
         let run = Run::create(dir.path(), "test", &serde_json::json!({})).unwrap();
@@ -80,11 +80,12 @@ impl World {
         }
     }
 
-    fn context(&self) -> Context<'_> {
+    pub(crate) fn context(&self) -> Context<'_> {
         Context {
             run: &self.run,
             recipe: &self.recipe,
             source: &self.source,
+            memory: train::memory::limit(),
             clock: &|| 0.0,
         }
     }
@@ -311,23 +312,29 @@ fn the_memory_limit_is_the_smallest_on_the_way_up_the_control_groups() {
         std::fs::write(path, text).unwrap();
     };
     write("proc/meminfo", "MemTotal:       8000 kB\nMemFree: 1 kB\n");
-    assert_eq!(
-        train::memory::limit_under(root.path()),
-        (8000 * 1024, "machine")
-    );
+    let limit = || {
+        let limit = train::memory::limit_under(root.path());
+        (limit.bytes, limit.from)
+    };
+    assert_eq!(limit(), (8000 * 1024, "machine"));
     write("proc/self/cgroup", "0::/a/b\n");
     write("sys/fs/cgroup/a/b/memory.max", "max\n");
     write("sys/fs/cgroup/a/memory.max", "5000000\n");
-    assert_eq!(
-        train::memory::limit_under(root.path()),
-        (5_000_000, "control group")
-    );
+    assert_eq!(limit(), (5_000_000, "control group"));
     write("proc/self/cgroup", "4:cpu:/x\n3:memory:/y\n0::/nowhere\n");
     write("sys/fs/cgroup/memory/y/memory.limit_in_bytes", "4000000\n");
-    assert_eq!(
-        train::memory::limit_under(root.path()),
-        (4_000_000, "control group")
+    assert_eq!(limit(), (4_000_000, "control group"));
+    write(
+        "proc/self/limits",
+        "Limit  Soft Limit\nMax address space         6000000  unlimited  bytes\n",
     );
+    write("proc/self/status", "VmSize:\t 3000 kB\nVmRSS:\t 500 kB\n");
+    assert_eq!(limit(), (6_000_000 - 3000 * 1024, "address space limit"));
+    write(
+        "proc/self/limits",
+        "Max address space         unlimited  unlimited  bytes\n",
+    );
+    assert_eq!(limit(), (4_000_000, "control group"));
 }
 
 #[test]

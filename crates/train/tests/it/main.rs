@@ -3,5 +3,6 @@
 
 mod bitnet;
 mod core;
+mod micro_batch;
 mod out_of_memory;
 mod quietstar;

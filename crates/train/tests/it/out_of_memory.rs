@@ -106,6 +106,9 @@ fn a_limited_process_computes_the_step_in_smaller_parts() {
             .args(["--pid", &pid, &limit])
             .status();
         assert!(set.unwrap().success());
+        let allowed = train::memory::limit();
+        assert_eq!(allowed.from, "address space limit");
+        assert_eq!(allowed.bytes, full * 6 / 10);
         let (nats, halved, _) = step(&mut MicroBatch::default()).unwrap();
         println!("limited: {nats} {}", halved.unwrap().to);
         return;

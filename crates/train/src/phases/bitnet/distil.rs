@@ -6,12 +6,54 @@
 
 use super::recipe::BitnetRecipe;
 use crate::Error;
+use crate::memory::{self, Line, Steps, Way};
 use crate::optim::{Optimizer, StepReport};
 use crate::step::{Halved, MicroBatch, micro_batches, rows};
 use data::Batch as Pieces;
-use model::{Bound, Cognate, Depth};
+use model::{Bound, Cognate, Config, Depth};
 use tensor::random::Counted;
 use tensor::{Grads, Tape};
+
+/// Matrices of rows by vocabulary that are alive together when the backward pass begins, as counted by tripling the
+/// vocabulary: the champion's and the student's logits and log-probabilities, what the divergence is made of, and
+/// gradients.
+const DISTRIBUTIONS: u64 = 12;
+
+/// The steps of recovery and fine-tuning, for a champion of `config`.
+pub fn steps<'a>(recipe: &'a BitnetRecipe, config: &'a Config) -> Steps<'a> {
+    let way = Way {
+        grokfast: recipe.optim.grokfast_lambda > 0.0,
+        precision: tensor::precision::in_use(),
+        ternary: true,
+    };
+    let [params, _] = memory::held(config, way.grokfast);
+    let lines = move |rows| {
+        let mut lines = memory::training_step(config, rows, way);
+        lines.retain(|l| l.name != "logits");
+        lines.push(Line {
+            name: "distributions",
+            bytes: DISTRIBUTIONS * 4 * (rows * config.vocab) as u64,
+            formula: format!(
+                "{DISTRIBUTIONS} of {rows} rows x {} tokens x 4 bytes",
+                config.vocab
+            ),
+        });
+        lines.push(Line {
+            name: "waiting",
+            bytes: 2 * params,
+            formula: "the champion and the student before the layer".into(),
+        });
+        lines
+    };
+    Steps {
+        key: "bitnet.micro_tokens",
+        micro_tokens: recipe.micro_tokens,
+        rows: recipe.tokens_per_step,
+        longest: recipe.sequence,
+        longest_key: "bitnet.sequence",
+        lines: Box::new(lines),
+    }
+}
 
 /// What a step saw.
 #[derive(Clone, Copy, Debug, Default)]

@@ -22,6 +22,7 @@ mod outcome;
 mod recipe;
 mod state;
 
+pub use distil::steps;
 pub use file::{PACKED, is_packed, load_packed, save_packed};
 pub use recipe::{BitnetRecipe, BySize, Codes};
 
@@ -102,6 +103,7 @@ impl BitnetPhase {
                 fault: format!("cannot be read: {e}"),
             })?
             .len();
+        let key = cx.key(folder("bitnet"), "", 0);
         let state = State {
             stage: Stage::Baseline,
             settings: BySize::of(model.params.count(), &recipe),
@@ -125,9 +127,8 @@ impl BitnetPhase {
             before: None,
             result: None,
             seconds: Seconds::default(),
-            micro_batch: MicroBatch::default(),
+            micro_batch: MicroBatch::plan(cx, &key, &steps(&recipe, &model.config))?,
         };
-        let key = cx.key(folder("bitnet"), "", 0);
         cx.event(&key, "settings", &json!({ "params": model.params.count(), "size_category": report::size_category(model.params.count()), "settings": state.settings }))?;
         Ok(Self {
             student: model.clone(),
@@ -238,10 +239,11 @@ impl BitnetPhase {
             .material(cx)
             .batch(&self.recipe, &mut loader, self.state.done);
         self.state.loader = loader;
+        let rows = self.state.micro_batch.tokens(self.recipe.micro_tokens);
         let inputs = RefCell::new(Inputs {
             squares: std::mem::take(&mut self.state.inputs),
         });
-        for part in crate::step::micro_batches(&pieces.pieces, self.recipe.micro_tokens) {
+        for part in crate::step::micro_batches(&pieces.pieces, rows) {
             let (batch, _, _) = crate::step::rows(part);
             let tape = Tape::inference();
             let p = Bound::watching(&tape, &self.champion.params, &inputs);

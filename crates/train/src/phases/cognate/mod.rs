@@ -17,10 +17,12 @@ pub use recipe::CognateRecipe;
 pub use trainee::{Plan, Trainee};
 
 use crate::checkpoint::save_final;
+use crate::memory::{self, Line, Steps, Way};
 use crate::phase::folder;
+use crate::step::MicroBatch;
 use crate::{Context, Error, Phase, report};
 use data::{Mixture, Split};
-use model::Cognate;
+use model::{Cognate, Config};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
@@ -38,6 +40,58 @@ struct Results {
     gated: u64,
     evaluated: Vec<Value>,
     barriers: Vec<Value>,
+}
+
+/// The gradient steps of the phase, for an ancestor of `config`.
+pub fn steps<'a>(recipe: &'a CognateRecipe, slots_small: usize, config: &'a Config) -> Steps<'a> {
+    let lambda = recipe
+        .optim
+        .grokfast_lambda
+        .max(recipe.branch_optim.grokfast_lambda);
+    let way = Way {
+        grokfast: lambda > 0.0,
+        precision: tensor::precision::in_use(),
+        ternary: false,
+    };
+    let small = Config {
+        slots: slots_small,
+        ..config.clone()
+    };
+    let [
+        [large_params, large_optimizer],
+        [small_params, small_optimizer],
+    ] = [config, &small].map(|c| memory::held(c, way.grokfast));
+    // All models stay in memory once the branches are there: while a large one takes a step, the rest wait.
+    let controls = 3 * u64::from(recipe.independent) + u64::from(recipe.pooled);
+    let waiting =
+        (1 + controls) * (large_params + large_optimizer) + 2 * (small_params + small_optimizer);
+    let averages = match recipe.average > 0.0 {
+        true => large_params * (1 + controls) + 2 * small_params,
+        false => 0,
+    };
+    let lines = move |rows| {
+        let mut lines = memory::training_step(config, rows, way);
+        lines.push(Line {
+            name: "waiting",
+            bytes: waiting,
+            formula: format!("{} other models with their optimizers", 3 + controls),
+        });
+        lines.push(Line {
+            name: "averages",
+            bytes: averages,
+            formula: "of the weights of each branch at its end".into(),
+        });
+        lines.retain(|l| l.bytes > 0);
+        lines
+    };
+    Steps {
+        key: "cognate.micro_tokens",
+        micro_tokens: recipe.micro_tokens,
+        rows: recipe.tokens_per_step,
+        longest: recipe.sequence,
+        longest_key: "cognate.sequence",
+        lines: Box::new(lines),
+    }
 }
 
 /// What the next unit does.
@@ -76,9 +130,14 @@ impl CognatePhase {
             seed: cx.recipe.seed,
             averaged: 0,
         };
+        let micro_batch = MicroBatch::plan(
+            cx,
+            &cx.key(folder("cognate"), "", 0),
+            &steps(r, cx.recipe.model.slots_small, &config),
+        )?;
         let model = Cognate::new(config, cx.recipe.seed);
         Ok(Self {
-            trainees: vec![Trainee::new(plan, model, r.optim.clone())],
+            trainees: vec![Trainee::new(plan, model, r.optim.clone(), micro_batch)],
             results: Results::default(),
             recipe: r.clone(),
             line: String::new(),
@@ -180,6 +239,7 @@ impl CognatePhase {
     fn branch(&mut self, cx: &Context) -> Result<(), Error> {
         let (r, seed) = (&self.recipe, cx.recipe.seed);
         let ancestor = self.trainees[0].model.clone();
+        let micro_batch = self.trainees[0].micro_batch;
         let averaged = |total: u64| (total as f64 * r.average) as u64;
         let mut made = Vec::new();
         for (i, name) in BRANCHES.into_iter().enumerate() {
@@ -201,7 +261,12 @@ impl CognatePhase {
                 seed: seed + i as u64,
                 averaged: averaged(total),
             };
-            made.push(Trainee::new(plan, model, r.branch_optim.clone()));
+            made.push(Trainee::new(
+                plan,
+                model,
+                r.branch_optim.clone(),
+                micro_batch,
+            ));
         }
         for (i, (name, total)) in self.controls().into_iter().enumerate() {
             let pooled = name == "pooled";
@@ -232,6 +297,7 @@ impl CognatePhase {
                 } else {
                     r.optim.clone()
                 },
+                micro_batch,
             ));
         }
         self.trainees.extend(made);

@@ -52,7 +52,8 @@ pub struct Trainee {
     stage: Option<Stage>,
     average: Option<Vec<Tensor>>,
     averaged: u64,
-    micro_batch: MicroBatch,
+    /// How many rows are computed at once.
+    pub micro_batch: MicroBatch,
     /// Loader of the current stage: derived, not part of the state.
     cached: RefCell<Option<(Stage, Loader)>>,
 }
@@ -74,8 +75,8 @@ struct Saved {
 }
 
 impl Trainee {
-    /// A trainee about to begin.
-    pub fn new(plan: Plan, model: Cognate, optim: OptimConfig) -> Self {
+    /// A trainee about to begin, in micro-batches as given.
+    pub fn new(plan: Plan, model: Cognate, optim: OptimConfig, micro_batch: MicroBatch) -> Self {
         let optimizer = Optimizer::new(&model.params, optim);
         Self {
             plan,
@@ -88,7 +89,7 @@ impl Trainee {
             stage: None,
             average: None,
             averaged: 0,
-            micro_batch: MicroBatch::default(),
+            micro_batch,
             cached: RefCell::new(None),
         }
     }

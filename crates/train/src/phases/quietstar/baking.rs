@@ -3,8 +3,10 @@
 //! *Baking accuracy* is the share of held-out prompts answered with a well-formed thinking block in the
 //! asked strategy; whether the answer is right is counted beside it.
 
+use super::BakingRecipe;
 use super::lessons::Lesson;
 use crate::Error;
+use crate::memory::{self, Line, Steps, Way};
 use crate::optim::{Optimizer, StepReport};
 use crate::step::{Halved, MicroBatch, PassReport, TrainDepth, forward_backward};
 use data::builtin::well_formed;
@@ -12,7 +14,7 @@ use data::{
     Batch as Pieces, Loader, LoaderState, Mix, Shard, Tokenizer, extract_answer, same_answer,
 };
 use model::generate::{Sampler, generate};
-use model::{Cognate, LanguageModel};
+use model::{Cognate, Config, LanguageModel};
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 use tensor::Grads;
@@ -46,6 +48,33 @@ pub fn add_replay(
         pieces
             .pieces
             .extend(loader.batch(state, tokens, max_len).pieces);
+    }
+}
+
+/// The gradient steps of baking, for a model of `config`.
+pub fn steps<'a>(recipe: &'a BakingRecipe, config: &'a Config) -> Steps<'a> {
+    let way = Way {
+        grokfast: recipe.grokfast_lambda > 0.0,
+        precision: tensor::precision::in_use(),
+        ternary: false,
+    };
+    let [params, _] = memory::held(config, way.grokfast);
+    let lines = move |rows| {
+        let mut lines = memory::training_step(config, rows, way);
+        lines.push(Line {
+            name: "waiting",
+            bytes: 3 * params,
+            formula: "the control, the baked and the last good model".into(),
+        });
+        lines
+    };
+    Steps {
+        key: "quietstar.baking.micro_tokens",
+        micro_tokens: recipe.micro_tokens,
+        rows: recipe.batch_tokens,
+        longest: recipe.max_len,
+        longest_key: "quietstar.baking.max_len",
+        lines: Box::new(lines),
     }
 }
 

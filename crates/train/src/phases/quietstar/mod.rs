@@ -83,13 +83,14 @@ pub struct Quietstar {
 impl Quietstar {
     /// Begins with the champion of the phase before.
     pub fn start(cx: &Context, from: &Cognate, tokenizer: &Tokenizer) -> Result<Self, Error> {
-        Self::begin(
-            &cx.recipe.quietstar,
-            cx.recipe.seed,
-            cx.source,
-            from,
-            tokenizer,
-        )
+        let recipe = &cx.recipe.quietstar;
+        let mut this = Self::begin(recipe, cx.recipe.seed, cx.source, from, tokenizer)?;
+        let key = cx.key(folder("quietstar"), "", 0);
+        this.record.micro_batch = {
+            let steps = baking::steps(&recipe.baking, &this.model.config);
+            MicroBatch::plan(cx, &key, &steps)?
+        };
+        Ok(this)
     }
 
     /// Goes on from a checkpoint.
