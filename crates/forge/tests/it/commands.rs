@@ -410,33 +410,19 @@ fn benches_report_their_figures() {
 
 #[test]
 fn a_training_step_takes_the_memory_that_plan_predicts() {
-    let quick = ["width=128", "heads=4", "ffn=320", "passes=2"];
-    let quick_memory = ["vocab=1024", "slots_small=512", "slots_large=2048"];
-    let small = ["width=256", "heads=8", "ffn=448", "passes=3"];
-    let small_memory = ["vocab=4096", "slots_small=1024", "slots_large=4096"];
-    for (batch, sizes) in [
-        ("5", [quick, ["window=64"; 4]].concat()),
-        ("4", [small, ["window=128"; 4]].concat()),
+    // The micro-batches of the three recipes.
+    for (recipe, batch, sequence) in [
+        ("quick", "5", "256"),
+        ("small", "12", "256"),
+        ("base", "4", "512"),
     ] {
-        let memory = if batch == "5" {
-            quick_memory
-        } else {
-            small_memory
-        };
-        let sizes: Vec<String> = sizes
-            .iter()
-            .chain(&memory)
-            .map(|s| format!("model.{s}"))
-            .collect();
         let mut args = vec!["bench", "train-step", "--model", "cognate", "--json"];
-        args.extend(["--steps", "3", "--batch", batch]);
-        for size in &sizes {
-            args.extend(["--set", size]);
-        }
+        args.extend(["--recipe", recipe, "--steps", "1"]);
+        args.extend(["--batch", batch, "--sequence", sequence]);
         let step = Root::new().forge(&args).ended(0).json();
         let told = |name: &str| step[name].as_f64().unwrap();
         let ratio = told("peak_rss_mib") / told("predicted_mib");
-        assert!((0.87..1.15).contains(&ratio), "{ratio} in {step}");
+        assert!((0.9..1.1).contains(&ratio), "{recipe}: {ratio} in {step}");
     }
 }
 
