@@ -17,6 +17,7 @@ pub(super) const TABLE: &[Operation] = &[
     close("gemm::gemm, deep", 30.0, 0.0, deep),
     close("gemm::gemm_symmetric", 40.0, 0.0, symmetric),
     close("gemm::gemm_bf16", 30.0, 0.0, narrow),
+    close("gemm::polar::polar", 60.0, 20.0, polar),
 ];
 
 /// Rows, columns, steps: around tiles, panels and vectors, and the sizes below which nothing is packed or rounded.
@@ -219,6 +220,42 @@ fn narrow(t: &mut Trial) {
             let mut c = unset(m * n);
             gemm::gemm_bf16(m, n, k, &a, &bits, &mut c);
             vec![c]
+        });
+    }
+}
+
+fn polar(t: &mut Trial) {
+    let coefficients = [(3.4445f32, -4.775f32, 2.0315f32); 2];
+    for [r, c] in [
+        [1, 31],
+        [31, 1],
+        [31, 33],
+        [33, 31],
+        [32, 32],
+        [65, 600],
+        [600, 65],
+        [48, 48],
+    ] {
+        let mut x = normals(r * c, 1.0, "x");
+        let norm = x.iter().map(|x| x * x).sum::<f32>().sqrt();
+        x.iter_mut().for_each(|x| *x /= norm);
+        let mut wanted = super::trial::wide(&x);
+        for (a, b, c2) in coefficients.map(|(a, b, c)| (f64::from(a), f64::from(b), f64::from(c))) {
+            // From the left, whichever side is longer: X (Xᵀ X) = (X Xᵀ) X.
+            let gram = product([r, r, c], (&wanted, false), (&wanted, true));
+            let square = product([r, r, r], (&gram, false), (&gram, false));
+            let poly: Vec<f64> = gram
+                .iter()
+                .zip(square)
+                .map(|(g, s)| b * g + c2 * s)
+                .collect();
+            let turned = product([r, c, r], (&poly, false), (&wanted, false));
+            wanted = wanted.iter().zip(turned).map(|(x, t)| a * x + t).collect();
+        }
+        t.compare(&format!("[{r}, {c}]"), vec![wanted], || {
+            let mut x = x.clone();
+            gemm::polar::polar(&mut x, [r, c], &coefficients);
+            vec![x]
         });
     }
 }
