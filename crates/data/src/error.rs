@@ -33,15 +33,39 @@ pub enum Error {
         /// Every id.
         known: String,
     },
-    /// The data set is not under the data root.
-    #[error("data set `{id}` not found: no {} in {}; set data.root to the folder that holds it, or leave it out of the recipe", missing, root.display())]
+    /// The data set is neither under the data root nor in the cache.
+    #[error(
+        "data set `{id}` not found: no {missing} {looked}; {remedy} (--set data.root=DIR), or leave it out of the recipe"
+    )]
     Missing {
         /// The data set.
         id: String,
         /// The file or folder looked for.
         missing: String,
-        /// Where it was looked for.
-        root: PathBuf,
+        /// Where it was looked for: `in FOLDER`.
+        looked: String,
+        /// How to get it.
+        remedy: String,
+    },
+    /// The hub, or the way to it, refused for good: retries are spent, or would not help.
+    #[error("{repository}: {problem}; {remedy}")]
+    Hub {
+        /// The repository, with the file where it is about one.
+        repository: String,
+        /// What happened, at which address.
+        problem: String,
+        /// What to do.
+        remedy: String,
+    },
+    /// The disk has no room for what is to be fetched.
+    #[error("{}: {needed} bytes are to be written and {free} are free; make room, fetch less, or set HF_HOME to a folder on a larger disk", path.display())]
+    NoSpace {
+        /// The folder of the cache.
+        path: PathBuf,
+        /// Bytes still to come, with a reserve.
+        needed: u64,
+        /// Bytes free.
+        free: u64,
     },
     /// A tokenizer could not be learned or read.
     #[error("tokenizer: {0}")]

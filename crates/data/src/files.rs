@@ -1,7 +1,11 @@
-//! Reading data files whole: plain or gzip (by the name's `.gz`), as text, JSON lines, a JSON array, or CSV.
+//! Reading data files whole: plain or gzip (by the name's `.gz`), as text, JSON lines, a JSON array, CSV, Parquet
+//! ([`parquet`]) or the XML of ASDiv ([`xml`]).
 //!
 //! Every fault names the file, the line or record, and the field. A file that ends in the middle of a record is such a
 //! fault: nothing is silently cut off.
+
+pub(crate) mod parquet;
+pub(crate) mod xml;
 
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -9,6 +13,27 @@ use std::path::{Path, PathBuf};
 use serde_json::Value;
 
 use crate::error::{Error, Place};
+
+/// The ending of a data file's name, `.gz` put aside: `parquet`, `jsonl`, `json` or `csv`; None for any other file.
+pub(crate) fn ending(path: &Path) -> Option<&'static str> {
+    let name = path.file_name()?.to_str()?.to_lowercase();
+    let plain = name.strip_suffix(".gz").unwrap_or(&name);
+    let ending = plain.rsplit_once('.')?.1;
+    ["parquet", "jsonl", "json", "csv"]
+        .into_iter()
+        .find(|known| *known == ending)
+}
+
+/// The records of a file by the ending of its name; a `.json` may hold an array or lines.
+pub(crate) fn read_records(path: &Path) -> Result<Vec<Record>, Error> {
+    match ending(path) {
+        Some("parquet") => parquet::read_parquet(path),
+        Some("jsonl") => read_jsonl(path),
+        Some("csv") => read_csv(path),
+        _ if read_text(path)?.trim_start().starts_with('{') => read_jsonl(path),
+        _ => read_json(path),
+    }
+}
 
 /// One record of a file, with where it stands.
 pub(crate) struct Record {
@@ -183,6 +208,27 @@ fn nonempty(path: &Path, records: Vec<Record>) -> Result<Vec<Record>, Error> {
 }
 
 impl Record {
+    /// A record of `value` that stands at `place` of a file.
+    pub(crate) fn new(path: &Path, place: Place, value: Value) -> Self {
+        Self {
+            path: path.to_path_buf(),
+            place,
+            value,
+        }
+    }
+
+    /// Adds a field that the publisher keeps in another file.
+    pub(crate) fn set(&mut self, name: &str, value: Value) {
+        if let Value::Object(fields) = &mut self.value {
+            fields.insert(name.to_string(), value);
+        }
+    }
+
+    /// Whether a dotted path of fields is there and not null.
+    pub(crate) fn has(&self, name: &str) -> bool {
+        self.field(name).is_ok_and(|value| !value.is_null())
+    }
+
     /// The value at a dotted path of fields.
     pub(crate) fn field(&self, name: &str) -> Result<&Value, Error> {
         let found = name
@@ -230,6 +276,28 @@ impl Record {
         })
     }
 
+    /// A field that holds a number, as a number or as its text (`"145.0"`).
+    pub(crate) fn number_or_text(&self, name: &str) -> Result<f64, Error> {
+        match self.field(name)?.as_str() {
+            None => self.number(name),
+            Some(text) => text.trim().parse().map_err(|_| {
+                self.fault(format!("field `{name}` must be a number, found `{text}`"))
+            }),
+        }
+    }
+
+    /// A field that says which of `count` is right: 0 to count - 1, as a number or as its text.
+    pub(crate) fn index(&self, name: &str, count: usize) -> Result<usize, Error> {
+        let index = self.number_or_text(name)?;
+        let known = index >= 0.0 && index.fract() == 0.0 && (index as usize) < count;
+        known.then_some(index as usize).ok_or_else(|| {
+            self.fault(format!(
+                "field `{name}` is {index}, allowed are 0 to {}",
+                count - 1
+            ))
+        })
+    }
+
     /// A field that holds true or false.
     pub(crate) fn truth(&self, name: &str) -> Result<bool, Error> {
         let value = self.field(name)?;
@@ -271,6 +339,15 @@ impl Record {
                 kind(other)
             ))),
         })
+    }
+
+    /// A field that holds a list of texts or one text; absent or null is none.
+    pub(crate) fn texts_or_text(&self, name: &str) -> Result<Vec<String>, Error> {
+        match self.field(name) {
+            Ok(Value::String(text)) => Ok(vec![text.clone()]),
+            Err(_) | Ok(Value::Null) => Ok(Vec::new()),
+            Ok(_) => self.texts(name),
+        }
     }
 
     /// Where the record stands, for an id where the record has none.

@@ -5,7 +5,9 @@
 //! [`pack`] writes one [`Shard`] of tokens a data set; [`weights`] says how much of each data set a curriculum stage
 //! wants; a [`Loader`] draws [`Batch`]es, and its whole state is a few integers.
 //!
-//! Nothing here knows a model or a tensor, reads a clock or the environment, or draws from a shared random stream.
+//! Files come from folders of the user's or from the cache that [`hub`] fills, which is the only part that touches the
+//! network, and only when it is asked to. Nothing here knows a model or a tensor, reads a clock or the environment, or
+//! draws from a shared random stream.
 
 mod adapters;
 mod answer;
@@ -13,6 +15,7 @@ pub mod builtin;
 mod catalogue;
 mod error;
 mod files;
+pub mod hub;
 mod loader;
 mod mix;
 mod overlap;
@@ -24,7 +27,9 @@ mod tokenizer;
 
 pub use adapters::load_folder;
 pub use answer::{extract_answer, same_answer};
-pub use catalogue::{Check, DATASETS, Dataset, Found, Hub, check, dataset, expand, load};
+pub use catalogue::{
+    Check, DATASETS, Dataset, Found, Hub, Official, Places, check, dataset, expand, load,
+};
 pub use error::{Error, Place};
 pub use loader::{Batch, Loader, LoaderState, MAX_EPOCHS, Mix, Piece};
 pub use mix::{LANGUAGE_FLOOR, Mixture, Stage, stage_at, weights, weights_with_replay};

@@ -1,13 +1,16 @@
 //! What every source of data is turned into: documents to train on, items to be judged by, and the splits.
 //!
 //! Formats, the same for every data set, so that one model learns one manner of answering:
-//! `Question: ...\nAnswer: ...`; an exact answer ends in `\n#### 42`. An item's prompt ends in `Answer:`, and what is
-//! scored or compared is what follows it.
+//! `Question: ...\nAnswer: ...`, after the passage where there is one to read; an exact answer ends in `\n#### 42`. An
+//! item's prompt ends in `Answer:`, and what is scored or compared is what follows it. HellaSwag alone asks nothing: its
+//! prompt is a context, its options are continuations.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::ops::Range;
 
 use serde::{Deserialize, Serialize};
+
+use crate::adapters::From;
 
 /// The five families that the mixes weigh; science counts as [`Family::Qa`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -138,6 +141,9 @@ pub enum Answer {
     Exact {
         /// The right answer.
         answer: String,
+        /// Other forms of it that count as right; most sets have none.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        also: Vec<String>,
     },
     /// The option of highest likelihood is the model's choice. Each option is a continuation of the prompt as it
     /// stands, so it begins with its space: `" a bank"`.
@@ -158,7 +164,7 @@ pub struct Item {
     pub family: Family,
     /// Unique within the data set.
     pub id: String,
-    /// `Question: ...\nAnswer:`
+    /// `Question: ...\nAnswer:`, after a passage where there is one; the bare context for HellaSwag.
     pub prompt: String,
     /// How it is judged.
     pub answer: Answer,
@@ -195,6 +201,14 @@ pub struct Loaded {
     pub texts: Vec<Document>,
     /// Training questions with worked solutions.
     pub worked: Vec<Worked>,
+    /// Official splits that were read from the cache of downloads, not from the data root.
+    pub cached: Vec<String>,
+    /// Official splits that were read from the data root.
+    pub local: Vec<String>,
+    /// Official splits of which the data root has a part only, read from there because nothing better was found.
+    pub stand_in: Vec<String>,
+    /// What is missing though every record is there.
+    pub lacking: Vec<String>,
     /// Examples by split name: training documents, and evaluation items (texts where a set has no items).
     pub counts: BTreeMap<String, usize>,
     /// Size of the files read.
@@ -204,6 +218,46 @@ pub struct Loaded {
 }
 
 impl Loaded {
+    /// Records by official split, which an id opens with; a long text counts once, whatever its parts.
+    pub fn official(&self) -> BTreeMap<String, usize> {
+        let mut whole: BTreeSet<&str> = BTreeSet::new();
+        for text in self.train.iter().chain(&self.texts) {
+            let id = text.id.as_str();
+            let part = id
+                .rsplit_once('#')
+                .filter(|(_, part)| !part.is_empty() && part.bytes().all(|b| b.is_ascii_digit()));
+            whole.insert(part.map_or(id, |(whole, _)| whole));
+        }
+        let mut counts = BTreeMap::new();
+        for id in whole {
+            let split = id.split_once('/').map_or("all", |(split, _)| split);
+            *counts.entry(split.to_string()).or_default() += 1;
+        }
+        counts
+    }
+
+    /// Notes where an official split was read from.
+    pub(crate) fn came_from(&mut self, split: &str, from: From) {
+        let into = match from {
+            From::Root => &mut self.local,
+            From::Cache => &mut self.cached,
+            From::StandIn => &mut self.stand_in,
+        };
+        into.push(split.to_string());
+    }
+
+    /// Leaves one of records with the same id: a set whose splits come from two places may hold one twice.
+    pub(crate) fn once_each(mut self) -> Self {
+        let mut seen = HashSet::new();
+        self.texts.retain(|text| seen.insert(text.id.clone()));
+        self.train.retain(|text| seen.insert(text.id.clone()));
+        seen.clear();
+        self.items.retain(|item| seen.insert(item.id.clone()));
+        seen.clear();
+        self.worked.retain(|worked| seen.insert(worked.id.clone()));
+        self
+    }
+
     /// Fills `counts` from what was loaded.
     pub(crate) fn counted(mut self) -> Self {
         self.counts

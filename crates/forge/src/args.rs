@@ -22,7 +22,9 @@ Examples:
   forge chat mine/bitnet                     talk to the packed model
 
 Environment:
-  FORGE_ISA   instruction path of the kernels (scalar, avx2, avx512, avx512bf16, amx) instead of the best; see forge doctor
+  FORGE_ISA         instruction path of the kernels (scalar, avx2, avx512, avx512bf16, amx) instead of the best; see forge doctor
+  HF_HOME           folder whose hub/ caches data sets, as for Hugging Face's own programs (HF_HUB_CACHE names it directly)
+  HF_ENDPOINT, HF_TOKEN, HF_HUB_OFFLINE, HTTPS_PROXY, NO_PROXY   for forge data fetch; nothing else uses the network
 
 Exit codes: 0 done, 1 failed, 2 wrong usage or recipe, 3 stopped by a detector, 130 interrupted.";
 
@@ -82,7 +84,7 @@ pub(crate) enum Command {
         after_help = "Examples:\n  forge intervene quick pause\n  forge intervene quick stop --wait 30\n  forge intervene quick answer 1 go-on"
     )]
     Intervene(intervene::InterveneArgs),
-    /// Data sets: list, check, pack
+    /// Data sets: list, fetch, check, pack
     Data(datasets::DataArgs),
     /// Learn a vocabulary, or see how one cuts a text
     Tokenizer(tokenizer::TokenizerArgs),

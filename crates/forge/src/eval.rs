@@ -9,7 +9,7 @@ use clap::Args;
 use data::{Document, Item, Split};
 use model::Batch;
 use serde_json::{Map, Value, json};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use tensor::precision::Precision;
 use train::evaluate::{self, TextScore};
 use train::report::{MAX_LEN, MOST_NEW};
@@ -180,13 +180,7 @@ fn items_of(
         ));
     }
     let root = crate::datasets::root(common)?;
-    let builtin = data::dataset(task).is_some_and(|d| d.folders.is_empty());
-    if root.is_none() && !builtin {
-        return usage(format!(
-            "--task {task}: its items are read from data.root; set it with --set data.root=DIR"
-        ));
-    }
-    let loaded = data::load(task, root.as_deref().unwrap_or(Path::new(".")))?;
+    let loaded = data::load(task, &crate::hub::places(root))?;
     let items: Vec<Item> = loaded
         .items
         .into_iter()

@@ -11,6 +11,7 @@ mod doctor;
 mod eval;
 mod fault;
 mod generate;
+mod hub;
 mod intervene;
 mod models;
 mod output;

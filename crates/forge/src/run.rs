@@ -105,7 +105,7 @@ fn resolved(args: &RunArgs, common: &Common) -> Result<Recipe> {
     if let Some(dir) = &args.data {
         if !dir.is_dir() {
             return usage(format!(
-                "--data {}: no such folder; give a folder of .txt, .jsonl, .json or .csv files",
+                "--data {}: no such folder; give a folder of .txt, .jsonl, .json, .csv or .parquet files",
                 dir.display()
             ));
         }
@@ -280,7 +280,7 @@ fn prepare(run: &Run, recipe: &Recipe) -> Result<Source> {
     let folder = run.dir().join("data");
     Ok(Source::prepare(
         &folder,
-        &recipe.data,
+        &crate::hub::with_cache(&recipe.data),
         recipe.model.vocab,
         &|line| {
             eprintln!("{line}");

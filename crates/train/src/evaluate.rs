@@ -219,9 +219,12 @@ pub fn items(
         Sampler::GREEDY,
         64,
     )) {
-        if let Answer::Exact { answer } = &items[i].answer {
+        if let Answer::Exact { answer, also } = &items[i].answer {
             match extract_answer(&tokenizer.decode(&output)) {
-                Some(found) => scores[i].correct = same_answer(&found, answer),
+                Some(found) => {
+                    let mut right = std::iter::once(answer).chain(also);
+                    scores[i].correct = right.any(|answer| same_answer(&found, answer));
+                }
                 None => scores[i].format_error = true,
             }
         }

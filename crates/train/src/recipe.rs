@@ -79,6 +79,10 @@ pub struct DataRecipe {
     /// Folder that holds the data sets; not needed for built-in data.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub root: Option<PathBuf>,
+    /// The hub's cache, where data sets that are not under `root` are looked for. A matter of the machine, not of the
+    /// recipe: it is never written, and set anew by whoever reads one.
+    #[serde(skip)]
+    pub cache: Option<PathBuf>,
     /// A folder of the user's own text, taken as one more data set.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub folder: Option<PathBuf>,
@@ -98,6 +102,16 @@ pub struct DataRecipe {
     pub worked_per_set: usize,
     /// Bytes of text that the tokenizer is trained on.
     pub tokenizer_bytes: usize,
+}
+
+impl DataRecipe {
+    /// Where the recipe's data sets are looked for.
+    pub fn places(&self) -> data::Places {
+        data::Places {
+            root: self.root.clone(),
+            cache: self.cache.clone(),
+        }
+    }
 }
 
 /// Sizes of the model.

@@ -96,15 +96,22 @@ impl Source {
                         .collect(),
                     ..Default::default()
                 },
-                None => {
-                    let root = recipe.root.as_ref().ok_or_else(|| Error::Recipe {
-                        key: "data.root".into(),
-                        found: format!("not set, and data set `{id}` is read from it"),
-                        allowed: "set it with --set data.root=DIR, or use built-in data with --set 'data.sets=[\"builtin\"]'".into(),
-                    })?;
-                    data::load(&id, root)?
-                }
+                None => match data::load(&id, &recipe.places()) {
+                    Err(fault @ data::Error::Missing { .. }) if is_optional(&id) => {
+                        tell(&format!(
+                            "going on without {id}, which is optional: {fault}"
+                        ));
+                        data::Loaded {
+                            note: "not there, and optional".into(),
+                            ..Default::default()
+                        }
+                    }
+                    loaded => loaded?,
+                },
             };
+            if loaded.train.is_empty() {
+                tell(&format!("no training text in {id}: {}", loaded.note));
+            }
             Self::take(id, loaded, recipe, &mut frozen, &mut sets);
         }
         if let Some(folder) = &recipe.folder {
@@ -273,6 +280,11 @@ impl Source {
             .map(|s| (s.dataset(), s.family(), s.tokens_total()))
             .collect()
     }
+}
+
+/// Whether a recipe that names a data set goes on without it.
+fn is_optional(id: &str) -> bool {
+    data::dataset(id).is_some_and(|row| row.optional)
 }
 
 fn read_json<T: DeserializeOwned>(path: &PathBuf) -> Result<T, Error> {

@@ -1,77 +1,28 @@
-//! Question sets: GSM8K, SVAMP, StrategyQA, ARC-Easy, CommonsenseQA, MBPP.
+//! Question sets: GSM8K, SVAMP, StrategyQA, ARC, CommonsenseQA, MBPP.
 //!
 //! The text of a record is `Question: ...\nAnswer: ...`. Worked answers end in `\n#### 42`; a choice is judged by the
 //! likelihood of each option after `Answer:`, so the options are not listed in the prompt. A record of an evaluation
 //! split becomes an item and, under the same id, a held-out text.
 
-use std::path::Path;
+mod strategyqa_dev;
 
-use super::{document, read_splits};
+use super::{DEV, Place, Question, TEST, TRAIN, exact, part, read_splits};
 use crate::catalogue::Dataset;
 use crate::error::Error;
-use crate::files::{Record, read_json, read_jsonl};
-use crate::record::{Answer, Item, Loaded, Split, Worked, id_hash};
-
-/// A record in the common form.
-struct Question {
-    id: String,
-    /// Without `Question:`.
-    question: String,
-    /// What follows `Answer:` in the text, its space or line end included.
-    response: String,
-    /// How it is judged; None for what only text can be.
-    answer: Option<Answer>,
-    /// The questions that it falls into, and the steps or facts of its solution.
-    worked: Option<(Vec<String>, Vec<String>, String)>,
-}
-
-impl Question {
-    fn prompt(&self) -> String {
-        format!("Question: {}\nAnswer:", self.question)
-    }
-
-    fn add_to(self, loaded: &mut Loaded, row: &Dataset, official: &str) {
-        let prompt = self.prompt();
-        let id = format!("{official}/{}", self.id);
-        let text = document(row, id.clone(), format!("{prompt}{}", self.response));
-        let dataset = row.id.to_string();
-        if official == "train" {
-            if let Some((parts, steps, answer)) = self.worked {
-                loaded.worked.push(Worked {
-                    dataset,
-                    id,
-                    question: self.question,
-                    parts,
-                    steps,
-                    answer,
-                });
-            }
-            loaded.train.push(text);
-        } else {
-            loaded.texts.push(text);
-            if let Some(answer) = self.answer {
-                let split = Split::deal(&id);
-                loaded.items.push(Item {
-                    dataset,
-                    family: row.family,
-                    id,
-                    prompt,
-                    answer,
-                    split,
-                });
-            }
-        }
-    }
-}
+use crate::files::{Record, read_records};
+use crate::record::{Answer, Loaded, id_hash};
 
 /// GSM8K: `train.jsonl`, `test.jsonl` with `question` and a worked `answer`.
-pub(crate) fn gsm8k(row: &Dataset, folders: &[&Path]) -> Result<Loaded, Error> {
-    let files = [("train", "train.jsonl"), ("test", "test.jsonl")];
+pub(crate) fn gsm8k(row: &Dataset, places: &[Place]) -> Result<Loaded, Error> {
+    let files = [
+        part("train", &["train.jsonl"], TRAIN),
+        part("test", &["test.jsonl"], TEST),
+    ];
     read_splits(
         row,
-        folders[0],
+        places,
         &files,
-        read_jsonl,
+        read_records,
         |loaded, official, record| {
             let (worked, answer) = record.text("answer")?.rsplit_once("####").ok_or_else(|| {
             record.fault("field `answer` must end in a line `#### N`, found none; the file may be cut off".into())
@@ -79,11 +30,10 @@ pub(crate) fn gsm8k(row: &Dataset, folders: &[&Path]) -> Result<Loaded, Error> {
             let (worked, answer) = (without_marks(worked.trim()), answer.trim().replace(',', ""));
             Question {
                 id: record.position().to_string(),
+                passage: String::new(),
                 question: record.text("question")?.trim().to_string(),
                 response: format!(" {worked}\n#### {answer}"),
-                answer: Some(Answer::Exact {
-                    answer: answer.clone(),
-                }),
+                answer: Some(exact(&answer)),
                 worked: Some((
                     Vec::new(),
                     worked.lines().map(str::to_string).collect(),
@@ -107,9 +57,9 @@ fn without_marks(text: &str) -> String {
 
 /// SVAMP: `SVAMP.json`, 1,000 problems without a split; 700 for training and 300, by the hash of the id, for evaluation.
 /// The csv of MAWPS and ASDiv-A beside it is not used: it would leak ASDiv.
-pub(crate) fn svamp(row: &Dataset, folders: &[&Path]) -> Result<Loaded, Error> {
-    let files = [("all", "SVAMP.json")];
-    read_splits(row, folders[0], &files, read_json, |loaded, _, record| {
+pub(crate) fn svamp(row: &Dataset, places: &[Place]) -> Result<Loaded, Error> {
+    let files = [part("all", &["SVAMP.json"], &[])];
+    read_splits(row, places, &files, read_records, |loaded, _, record| {
         let id = record.text("ID")?.to_string();
         let official = if svamp_is_held_out(&id) {
             "test"
@@ -117,16 +67,15 @@ pub(crate) fn svamp(row: &Dataset, folders: &[&Path]) -> Result<Loaded, Error> {
             "train"
         };
         let equation = tidy_equation(record.text("Equation")?);
-        let answer = record.number("Answer")?.to_string();
+        let answer = record.number_or_text("Answer")?.to_string();
         let step = format!("{equation} = {answer}");
         let question = joined(record.text("Body")?.trim(), record.text("Question")?.trim());
         Question {
             id,
+            passage: String::new(),
             question,
             response: format!(" {step}\n#### {answer}"),
-            answer: Some(Answer::Exact {
-                answer: answer.clone(),
-            }),
+            answer: Some(exact(&answer)),
             worked: Some((Vec::new(), vec![step], answer)),
         }
         .add_to(loaded, row, official);
@@ -171,20 +120,33 @@ fn joined(body: &str, question: &str) -> String {
     format!("{body}, {}{}", first.collect::<String>(), rest.as_str())
 }
 
-/// StrategyQA: `train.json`, `dev.json`; yes or no, with the facts that lead there after the answer.
-pub(crate) fn strategyqa(row: &Dataset, folders: &[&Path]) -> Result<Loaded, Error> {
-    let files = [("train", "train.json"), ("dev", "dev.json")];
+/// StrategyQA: `train.json`, `dev.json`; yes or no, with the facts that lead there after the answer. The hub's copy is cut
+/// into other splits; the authors' 229 questions for development are known by their ids wherever they stand.
+pub(crate) fn strategyqa(row: &Dataset, places: &[Place]) -> Result<Loaded, Error> {
+    let files = [
+        part("train", &["train.json"], TRAIN),
+        part("dev", &["dev.json"], DEV),
+        // A split of the hub that the authors do not have.
+        part("all", &[], TEST),
+    ];
     read_splits(
         row,
-        folders[0],
+        places,
         &files,
-        read_json,
-        |loaded, official, record| {
+        read_records,
+        |loaded, split, record| {
+            let id = record.text("qid")?.to_string();
+            let official = match split {
+                _ if strategyqa_dev::holds(&id) => "dev",
+                "all" => "train",
+                split => split,
+            };
             let yes = record.truth("answer")?;
             let answer = if yes { "yes" } else { "no" };
-            let facts = record.texts("facts")?;
+            let facts = record.texts_or_text("facts")?;
             Question {
-                id: record.text("qid")?.to_string(),
+                id,
+                passage: String::new(),
                 question: record.text("question")?.trim().to_string(),
                 response: format!(" {answer}\n{}", facts.join(" "))
                     .trim_end()
@@ -193,7 +155,11 @@ pub(crate) fn strategyqa(row: &Dataset, folders: &[&Path]) -> Result<Loaded, Err
                     options: vec![" yes".into(), " no".into()],
                     gold: usize::from(!yes),
                 }),
-                worked: Some((record.texts("decomposition")?, facts, answer.to_string())),
+                worked: Some((
+                    record.texts_or_text("decomposition")?,
+                    facts,
+                    answer.to_string(),
+                )),
             }
             .add_to(loaded, row, official);
             Ok(())
@@ -201,18 +167,18 @@ pub(crate) fn strategyqa(row: &Dataset, folders: &[&Path]) -> Result<Loaded, Err
     )
 }
 
-/// ARC-Easy: `train.jsonl`, `dev.jsonl`, `test.jsonl` in AI2's form.
-pub(crate) fn arc_easy(row: &Dataset, folders: &[&Path]) -> Result<Loaded, Error> {
+/// ARC-Easy and ARC-Challenge: `train.jsonl`, `dev.jsonl`, `test.jsonl`.
+pub(crate) fn arc(row: &Dataset, places: &[Place]) -> Result<Loaded, Error> {
     let files = [
-        ("train", "train.jsonl"),
-        ("dev", "dev.jsonl"),
-        ("test", "test.jsonl"),
+        part("train", &["train.jsonl"], TRAIN),
+        part("dev", &["dev.jsonl"], DEV),
+        part("test", &["test.jsonl"], TEST),
     ];
     read_splits(
         row,
-        folders[0],
+        places,
         &files,
-        read_jsonl,
+        read_records,
         |loaded, official, record| {
             choice(record)?.add_to(loaded, row, official);
             Ok(())
@@ -221,16 +187,16 @@ pub(crate) fn arc_easy(row: &Dataset, folders: &[&Path]) -> Result<Loaded, Error
 }
 
 /// CommonsenseQA: `train_rand_split.jsonl`, `dev_rand_split.jsonl`; the test split has no public labels.
-pub(crate) fn commonsenseqa(row: &Dataset, folders: &[&Path]) -> Result<Loaded, Error> {
+pub(crate) fn commonsenseqa(row: &Dataset, places: &[Place]) -> Result<Loaded, Error> {
     let files = [
-        ("train", "train_rand_split.jsonl"),
-        ("dev", "dev_rand_split.jsonl"),
+        part("train", &["train_rand_split.jsonl"], TRAIN),
+        part("dev", &["dev_rand_split.jsonl"], DEV),
     ];
     read_splits(
         row,
-        folders[0],
+        places,
         &files,
-        read_jsonl,
+        read_records,
         |loaded, official, record| {
             choice(record)?.add_to(loaded, row, official);
             Ok(())
@@ -238,15 +204,30 @@ pub(crate) fn commonsenseqa(row: &Dataset, folders: &[&Path]) -> Result<Loaded, 
     )
 }
 
-/// AI2's form: `id`, `question.stem`, `question.choices[].label/.text`, `answerKey`.
+/// AI2's form: `id`, `question.stem`, `question.choices[].label/.text`, `answerKey`; on the hub `question` is the stem
+/// and `choices` holds the two lists `label` and `text`.
 fn choice(record: &Record) -> Result<Question, Error> {
     let key = record.text("answerKey")?;
-    let choices = record.list("question.choices", |choice| {
-        Ok((
-            choice.text("label")?.to_string(),
-            format!(" {}", choice.text("text")?.trim()),
-        ))
+    let published = record.has("question.stem");
+    let stem = record.text(if published {
+        "question.stem"
+    } else {
+        "question"
     })?;
+    let choices: Vec<(String, String)> = if published {
+        record.list("question.choices", |choice| {
+            Ok((
+                choice.text("label")?.to_string(),
+                choice.text("text")?.to_string(),
+            ))
+        })?
+    } else {
+        let labels = record.texts("choices.label")?;
+        labels
+            .into_iter()
+            .zip(record.texts("choices.text")?)
+            .collect()
+    };
     let gold = choices
         .iter()
         .position(|(label, _)| label == key)
@@ -257,10 +238,14 @@ fn choice(record: &Record) -> Result<Question, Error> {
                 labels.join(", ")
             ))
         })?;
-    let options: Vec<String> = choices.into_iter().map(|(_, text)| text).collect();
+    let options: Vec<String> = choices
+        .into_iter()
+        .map(|(_, text)| format!(" {}", text.trim()))
+        .collect();
     Ok(Question {
         id: record.text("id")?.to_string(),
-        question: record.text("question.stem")?.trim().to_string(),
+        passage: String::new(),
+        question: stem.trim().to_string(),
         response: options[gold].clone(),
         answer: Some(Answer::Choice { options, gold }),
         worked: None,
@@ -269,9 +254,9 @@ fn choice(record: &Record) -> Result<Question, Error> {
 
 /// MBPP: `mbpp.jsonl`; tasks 601-974 train, 511-600 validation, 11-510 test, 1-10 are for few-shot prompts and unused.
 /// Programs are not run here, so there are no items, only text.
-pub(crate) fn mbpp(row: &Dataset, folders: &[&Path]) -> Result<Loaded, Error> {
-    let files = [("all", "mbpp.jsonl")];
-    let mut loaded = read_splits(row, folders[0], &files, read_jsonl, |loaded, _, record| {
+pub(crate) fn mbpp(row: &Dataset, places: &[Place]) -> Result<Loaded, Error> {
+    let files = [part("all", &["mbpp.jsonl"], &[])];
+    let mut loaded = read_splits(row, places, &files, read_records, |loaded, _, record| {
         let task = record.number("task_id")?;
         let official = match task as u64 {
             1..=10 => return Ok(()),
@@ -286,6 +271,7 @@ pub(crate) fn mbpp(row: &Dataset, folders: &[&Path]) -> Result<Loaded, Error> {
         };
         Question {
             id: task.to_string(),
+            passage: String::new(),
             question: record.text("text")?.trim().to_string(),
             response: format!(
                 "\n{}",

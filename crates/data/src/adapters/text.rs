@@ -1,16 +1,19 @@
-//! Plain text: WikiText, the prose sets, and any folder of the user's own.
+//! Plain text: WikiText, FineWeb-Edu, OpenWebText, the prose sets, and any folder of the user's own.
 //!
 //! A long text is cut at paragraph ends into parts of about [`PART`] bytes, `id#0`, `id#1`, ..; the whole text decides
 //! whether its parts are trained on or held out, so nothing of a held-out book is ever seen. One text in twenty is held
 //! out, by a stable hash of its id.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use super::{document, size};
+use super::{
+    DEV, From, Part, Place, TEST, TRAIN, document, files_below, nothing, of_snapshot, part, size,
+};
 use crate::catalogue::Dataset;
 use crate::error::Error;
-use crate::files::{Record, read_csv, read_json, read_jsonl, read_text};
+use crate::files::parquet::{for_each_row, read_parquet};
+use crate::files::{Record, ending, read_csv, read_json, read_jsonl, read_records, read_text};
 use crate::record::{Document, Family, Loaded, id_hash};
 
 /// About how long a part of a long text is, in bytes: some 4,000 tokens.
@@ -24,49 +27,71 @@ fn is_held_out(id: &str) -> bool {
     id_hash(id).is_multiple_of(20)
 }
 
-/// WikiText: `wiki.{train,valid,test}.tokens`, one document an article, the text as published (words apart, `<unk>`).
-pub(crate) fn wikitext(row: &Dataset, folders: &[&Path]) -> Result<Loaded, Error> {
+const WIKITEXT: [Part; 3] = [
+    part("train", &["wiki.train.tokens"], TRAIN),
+    part("valid", &["wiki.valid.tokens"], DEV),
+    part("test", &["wiki.test.tokens"], TEST),
+];
+
+/// WikiText: `wiki.{train,valid,test}.tokens`, or the hub's Parquet of one line a row; one document an article, the text
+/// as published (words apart, `<unk>`).
+pub(crate) fn wikitext(row: &Dataset, places: &[Place]) -> Result<Loaded, Error> {
     let mut loaded = Loaded::default();
     let mut missing = Vec::new();
-    for official in ["train", "valid", "test"] {
-        let name = format!("wiki.{official}.tokens");
-        let path = folders[0].join(&name);
-        if !path.is_file() {
-            missing.push(name);
+    for part in &WIKITEXT {
+        let Some((files, from)) = part.find(places)? else {
+            missing.push(part.names[0]);
             continue;
+        };
+        loaded.came_from(part.official, from);
+        let mut text = String::new();
+        for path in &files {
+            loaded.bytes += size(path)?;
+            text += &match ending(path) {
+                Some(_) => lines_of(path)?,
+                None => read_text(path)?,
+            };
         }
-        loaded.bytes += size(&path)?;
-        let text = read_text(&path)?;
         let articles = articles(&text);
         if articles.is_empty() {
             let problem =
                 "no article: no line ` = Title = `; the file may be cut off, fetch it again";
-            return Err(Error::content(&path, None, problem));
+            return Err(Error::content(&files[0], None, problem));
         }
-        let into = if official == "train" {
-            &mut loaded.train
-        } else {
-            &mut loaded.texts
+        let into = match part.official {
+            "train" => &mut loaded.train,
+            _ => &mut loaded.texts,
         };
         for (i, article) in articles.iter().enumerate() {
+            let id = format!("{}/{i}", part.official);
             into.extend(
-                parts(article)
-                    .map(|(part, text)| document(row, format!("{official}/{i}{part}"), text)),
+                parts(article).map(|(part, text)| document(row, format!("{id}{part}"), text)),
             );
         }
     }
-    if missing.len() == 3 {
-        let (id, missing) = (row.id.to_string(), missing.join(" or "));
-        return Err(Error::Missing {
-            id,
-            missing,
-            root: folders[0].to_path_buf(),
-        });
+    if missing.len() == WIKITEXT.len() {
+        return Err(nothing(
+            row,
+            &places.iter().collect::<Vec<_>>(),
+            &missing.join(" or "),
+        ));
     }
     if !missing.is_empty() {
         loaded.note = format!("not there: {}", missing.join(", "));
     }
     Ok(loaded)
+}
+
+/// The lines of a file of records, each with its line end.
+fn lines_of(path: &Path) -> Result<String, Error> {
+    let records = read_records(path)?;
+    let lines = records.iter().map(|record| record.text("text"));
+    let mut text = String::new();
+    for line in lines {
+        text += line?.trim_end_matches('\n');
+        text.push('\n');
+    }
+    Ok(text)
 }
 
 /// Cuts at lines ` = Title = ` that stand between empty lines; deeper headings have more `=`.
@@ -97,21 +122,91 @@ fn articles(text: &str) -> Vec<String> {
     starts.iter().zip(ends).map(article).collect()
 }
 
+/// The most text of one web set that is read into memory, in bytes: some 60 million tokens, more than any recipe takes.
+const WEB: usize = 256 << 20;
+
+/// FineWeb-Edu and OpenWebText: any Parquet, JSON lines, JSON or CSV of their folders or of the cached snapshot, with a
+/// field `text`; at most [`WEB`] bytes, in the order of the files.
+pub(crate) fn web(row: &Dataset, places: &[Place]) -> Result<Loaded, Error> {
+    let mut loaded = Loaded::default();
+    let mut read = 0;
+    // Any folder but the set's own holds a sample.
+    let from = |place: &Place| match place.hub {
+        Some(_) => From::Cache,
+        None if place.path.ends_with(row.folders[0]) => From::Root,
+        None => From::StandIn,
+    };
+    let mut places: Vec<&Place> = places.iter().collect();
+    places.sort_by_key(|place| from(place) == From::StandIn);
+    for place in &places {
+        let files = match place.hub {
+            Some(hub) => of_snapshot(hub, &place.path, &[])?,
+            None => files_below(&place.path)?
+                .into_iter()
+                .filter(|path| ending(path).is_some())
+                .collect(),
+        };
+        for path in &files {
+            let name = path.strip_prefix(&place.path).unwrap_or(path);
+            let name = name.display().to_string();
+            loaded.bytes += size(path)?;
+            each_text(path, |record| {
+                let text = record.text("text")?;
+                read += text.len();
+                let id = format!("{name}/{}", record.position());
+                deal(&mut loaded, &id, text, |id, text| document(row, id, text));
+                Ok(read < WEB)
+            })?;
+            if read >= WEB {
+                break;
+            }
+        }
+        if !files.is_empty() {
+            loaded.came_from("all", from(place));
+            break;
+        }
+    }
+    if loaded.bytes == 0 {
+        return Err(nothing(row, &places, "data file with a field `text`"));
+    }
+    if read >= WEB {
+        loaded.note = format!("the first {} MB of text are read", WEB / 1_000_000);
+    }
+    Ok(loaded)
+}
+
+/// Hands the records of a file to `take` until it says false; of a Parquet file only the text is decoded.
+fn each_text(
+    path: &Path,
+    mut take: impl FnMut(&Record) -> Result<bool, Error>,
+) -> Result<(), Error> {
+    if ending(path) == Some("parquet") {
+        return for_each_row(path, &["text"], |record| take(&record));
+    }
+    for record in read_records(path)? {
+        if !take(&record)? {
+            break;
+        }
+    }
+    Ok(())
+}
+
 /// The prose sets: every `.jsonl` or `.jsonl.gz` of their folders, with `id`, `title` and `text`.
-pub(crate) fn prose(row: &Dataset, folders: &[&Path]) -> Result<Loaded, Error> {
+pub(crate) fn prose(row: &Dataset, places: &[Place]) -> Result<Loaded, Error> {
     let mut loaded = Loaded::default();
     let mut names = Vec::new();
-    for folder in folders {
+    for place in places {
         names.push(
-            folder
+            place
+                .path
                 .file_name()
                 .unwrap_or_default()
                 .to_string_lossy()
                 .into_owned(),
         );
-        for path in files_below(folder)?
+        for path in files_below(&place.path)?
             .into_iter()
-            .filter(|path| kind(path).is_some_and(|(kind, _)| kind == "jsonl"))
+            .filter(|path| ending(path) == Some("jsonl"))
         {
             loaded.bytes += size(&path)?;
             for record in read_jsonl(&path)? {
@@ -125,23 +220,19 @@ pub(crate) fn prose(row: &Dataset, folders: &[&Path]) -> Result<Loaded, Error> {
         }
     }
     if loaded.bytes == 0 {
-        let (id, missing) = (
-            row.id.to_string(),
-            format!("*.jsonl file in {}", names.join(", ")),
-        );
-        return Err(Error::Missing {
-            id,
-            missing,
-            root: folders[0].parent().unwrap_or(folders[0]).to_path_buf(),
-        });
+        return Err(nothing(
+            row,
+            &places.iter().collect::<Vec<_>>(),
+            "*.jsonl file",
+        ));
     }
     loaded.note = format!("from {}", names.join(", "));
     Ok(loaded)
 }
 
 /// Reads a folder (or one file) of the user's own text as the data set `own_text`, of the language family: `.txt` and
-/// `.md` whole, `.jsonl`, `.json` (an array) and `.csv` by their field `text`, each also as `.gz`. Files are taken in
-/// the order of their paths; others are left out and counted in the note.
+/// `.md` whole, `.jsonl`, `.json` (an array) and `.csv` by their field `text`, each also as `.gz`, and `.parquet` by its
+/// column `text`. Files are taken in the order of their paths; others are left out and counted in the note.
 ///
 /// # Errors
 /// Nothing readable is there, or a file is wrong: the file, the line and the field are named.
@@ -183,6 +274,7 @@ pub fn load_folder(dir: &Path) -> Result<Loaded, Error> {
             "jsonl" => read_jsonl,
             "json" => read_json,
             "csv" => read_csv,
+            "parquet" => read_parquet,
             _ => {
                 deal(&mut loaded, &name, &read_text(&path)?, own);
                 continue;
@@ -198,8 +290,8 @@ pub fn load_folder(dir: &Path) -> Result<Loaded, Error> {
         }
     }
     if loaded.train.is_empty() && loaded.texts.is_empty() {
-        let problem = "no text found; wanted are .txt, .md, .jsonl, .json or .csv files (also .gz), those with records \
-                       having a field `text`";
+        let problem = "no text found; wanted are .txt, .md, .jsonl, .json, .csv (also .gz) or .parquet files, those with \
+                       records having a field `text`";
         return Err(Error::content(dir, None, problem));
     }
     let left_out: Vec<String> = left_out
@@ -278,29 +370,8 @@ fn kind(path: &Path) -> Option<(&'static str, String)> {
     let name = path.file_name()?.to_str()?.to_string();
     let plain = name.strip_suffix(".gz").unwrap_or(&name);
     let ending = plain.rsplit_once('.')?.1.to_lowercase();
-    let kind = ["txt", "md", "jsonl", "json", "csv"]
+    let kind = ["txt", "md", "jsonl", "json", "csv", "parquet"]
         .into_iter()
         .find(|kind| *kind == ending)?;
     Some((kind, name))
-}
-
-/// Every file below a folder, in the order of their paths, hidden ones left out.
-fn files_below(dir: &Path) -> Result<Vec<PathBuf>, Error> {
-    let mut files = Vec::new();
-    let entries = std::fs::read_dir(dir).map_err(|e| Error::io(dir, e))?;
-    for entry in entries {
-        let path = entry.map_err(|e| Error::io(dir, e))?.path();
-        if path
-            .file_name()
-            .is_some_and(|name| name.to_string_lossy().starts_with('.'))
-        {
-            continue;
-        }
-        match path.is_dir() {
-            true => files.extend(files_below(&path)?),
-            false => files.push(path),
-        }
-    }
-    files.sort();
-    Ok(files)
 }

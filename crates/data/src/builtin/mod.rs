@@ -161,6 +161,7 @@ fn item(family: Family, exercise: Exercise, index: usize) -> Item {
     let answer = if exercise.choices.is_empty() {
         Answer::Exact {
             answer: exercise.answer,
+            also: Vec::new(),
         }
     } else {
         let gold = exercise

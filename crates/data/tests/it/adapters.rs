@@ -5,7 +5,7 @@ use std::fs;
 use std::io::Write;
 use std::path::Path;
 
-use data::{Answer, Family, Found, Loaded, Split, check, load, load_folder};
+use data::{Answer, Family, Found, Loaded, Places, Split, load_folder};
 
 fn write(root: &Path, name: &str, text: &str) {
     let path = root.join(name);
@@ -17,6 +17,15 @@ fn gzip(text: &str) -> Vec<u8> {
     let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
     encoder.write_all(text.as_bytes()).unwrap();
     encoder.finish().unwrap()
+}
+
+fn load(id: &str, root: &Path) -> Result<Loaded, data::Error> {
+    data::load(id, &Places::local(root))
+}
+
+fn check(root: Option<&Path>, ids: &[&str]) -> Vec<data::Check> {
+    let root = root.map(Path::to_path_buf);
+    data::check(&Places { root, cache: None }, ids)
 }
 
 fn fails(id: &str, root: &Path) -> String {
@@ -52,7 +61,8 @@ fn gsm8k_trains_on_worked_steps_without_marks() {
     assert_eq!(
         loaded.items[0].answer,
         Answer::Exact {
-            answer: "2000".into()
+            answer: "2000".into(),
+            also: Vec::new(),
         }
     );
     assert_eq!(loaded.worked[0].steps, ["He has 2*1000 = 2,000 nuts."]);
@@ -325,6 +335,16 @@ fn a_check_tells_what_is_there_and_what_is_not() {
     );
     assert_eq!(checks[0].examples["train"], 1);
     says(&checks[0].note, &["test.jsonl"]);
+    says(
+        checks[0].missing.as_deref().unwrap(),
+        &["test, all 1319 records", "train, 7472 of 7473 records"],
+    );
+    says(
+        checks[0].remedy.as_deref().unwrap(),
+        &["forge data fetch gsm8k", "openai/gsm8k", "folder gsm8k"],
+    );
+    assert_eq!(checks[1].missing.as_deref(), Some("all of it"));
+    assert_eq!((&checks[2].missing, &checks[2].remedy), (&None, &None));
     says(&checks[1].note, &["svamp", "data.root"]);
     let json = serde_json::to_value(&checks[0]).unwrap();
     let keys: Vec<&str> = json
@@ -336,7 +356,8 @@ fn a_check_tells_what_is_there_and_what_is_not() {
     assert_eq!(
         keys,
         [
-            "dataset", "family", "found", "examples", "bytes", "licence", "note"
+            "dataset", "family", "found", "examples", "official", "bytes", "licence", "note",
+            "missing", "remedy", "optional"
         ]
     );
     assert_eq!(
@@ -358,6 +379,7 @@ fn real_data_has_its_published_sizes_and_no_evaluation_record_is_trained_on() {
         ("svamp", 700, 300, 300),
         ("mbpp", 374, 0, 590),
         ("arc_easy", 2251, 570 + 2376, 570 + 2376),
+        ("arc_challenge", 1119, 299 + 1170, 299 + 1170),
         ("strategyqa", 2061, 229, 229),
         ("commonsenseqa", 9741, 1221, 1221),
     ];
@@ -411,7 +433,7 @@ fn sound(id: &str, loaded: &Loaded) {
         assert!(item.split != Split::Train);
         let text = &loaded.texts.iter().find(|d| d.id == item.id).unwrap().text;
         match &item.answer {
-            Answer::Exact { answer } => {
+            Answer::Exact { answer, .. } => {
                 let found = data::extract_answer(text.strip_prefix(&item.prompt).unwrap()).unwrap();
                 assert!(data::same_answer(&found, answer), "{item:?}");
             }

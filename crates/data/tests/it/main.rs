@@ -4,11 +4,14 @@
 mod adapters;
 mod answer;
 mod builtin;
+mod hub;
 mod loader;
 mod mix;
 mod overlap;
+mod parquet_files;
 mod random;
 mod shard;
+mod sixteen;
 mod tokenizer;
 
 use std::path::PathBuf;

@@ -3,7 +3,10 @@
 use data::{Answer, Family, Item, Split, contamination};
 
 fn item(prompt: &str) -> Item {
-    let answer = Answer::Exact { answer: "1".into() };
+    let answer = Answer::Exact {
+        answer: "1".into(),
+        also: Vec::new(),
+    };
     let (dataset, id) = ("x".into(), "1".into());
     Item {
         dataset,

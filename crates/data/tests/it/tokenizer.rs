@@ -161,7 +161,7 @@ fn a_real_corpus_of_many_ties_learns_the_same_vocabulary_twice() {
     let Some(root) = crate::datasets() else {
         return;
     };
-    let loaded = data::load("svamp", &root).unwrap();
+    let loaded = data::load("svamp", &data::Places::local(&root)).unwrap();
     let texts = || loaded.train.iter().map(|document| document.text.as_str());
     let (a, b) = (
         Tokenizer::train(texts(), 1024).unwrap(),

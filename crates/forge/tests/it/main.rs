@@ -5,6 +5,7 @@
 mod bad_data;
 mod commands;
 mod damage;
+mod fetch;
 mod interrupt;
 mod kill;
 mod process;

@@ -221,12 +221,31 @@ pub(crate) fn assert_same(a: &BTreeMap<String, Vec<u8>>, b: &BTreeMap<String, Ve
 
 /// Runs the program to its end on one or more arguments.
 pub(crate) fn forge(root: &Path, args: &[&str]) -> Done {
-    end(Command::new(FORGE).arg("--root").arg(root).args(args))
+    end(own(root).arg("--root").arg(root).args(args))
+}
+
+/// The program with no cache of the hub but one of the test's own, and no way to the hub.
+pub(crate) fn own(root: &Path) -> Command {
+    let mut command = Command::new(FORGE);
+    for name in [
+        "HF_HUB_CACHE",
+        "HF_TOKEN",
+        "HTTP_PROXY",
+        "http_proxy",
+        "ALL_PROXY",
+        "all_proxy",
+    ] {
+        command.env_remove(name);
+    }
+    command
+        .env("HF_HOME", root.join("huggingface"))
+        .env("HF_HUB_OFFLINE", "1");
+    command
 }
 
 /// The same on a given instruction path.
 pub(crate) fn forge_on(isa: &str, root: &Path, args: &[&str]) -> Done {
-    let mut command = Command::new(FORGE);
+    let mut command = own(root);
     end(command
         .env("FORGE_ISA", isa)
         .arg("--root")
@@ -248,7 +267,7 @@ pub(crate) fn forge_within(kib: u64, root: &Path, args: &[&str]) -> Done {
     end(command.arg(root).args(args))
 }
 
-fn end(command: &mut Command) -> Done {
+pub(crate) fn end(command: &mut Command) -> Done {
     let output = command.stdin(Stdio::null()).output().unwrap();
     Done {
         code: output.status.code(),
@@ -267,7 +286,7 @@ pub(crate) fn micro(name: &str) -> Vec<String> {
 }
 
 fn spawn(root: &Path, args: &[String]) -> Child {
-    Command::new(FORGE)
+    own(root)
         .arg("--root")
         .arg(root)
         .args(args)
