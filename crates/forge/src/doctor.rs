@@ -99,6 +99,7 @@ pub(crate) fn doctor(common: &Common) -> Result<u8> {
             }
         }
     });
+    findings.push(hub_cache());
     let sound = findings.iter().all(|f| f.good);
     if common.json {
         output::json(&json!({
@@ -120,4 +121,29 @@ pub(crate) fn doctor(common: &Common) -> Result<u8> {
         }
     }
     Ok(u8::from(writable.is_err()))
+}
+
+/// The hub's cache and the data sets of which it has a snapshot.
+fn hub_cache() -> Finding {
+    let cache = crate::hub::places(None).cache;
+    let found = match &cache {
+        None => "none: neither HF_HOME nor a home folder is set".to_string(),
+        Some(cache) => {
+            let there = |hub: &data::Hub| {
+                data::hub::cache::snapshot(cache, hub.repository, hub.revision).is_some()
+            };
+            let sets = data::DATASETS.iter().filter(|d| d.hub.iter().any(there));
+            let sets: Vec<&str> = sets.map(|d| d.id).collect();
+            match sets.is_empty() {
+                true => format!("{}: no data set", cache.display()),
+                false => format!("{}: {}", cache.display(), sets.join(" ")),
+            }
+        }
+    };
+    Finding {
+        name: "hub cache",
+        found,
+        good: true,
+        advice: "",
+    }
 }

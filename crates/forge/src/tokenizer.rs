@@ -24,7 +24,7 @@ enum TokenizerCommand {
     Train {
         /// The file to write
         out: PathBuf,
-        /// A text file, or a folder of .txt, .jsonl, .json or .csv files (repeatable)
+        /// A text file, or a folder of .txt, .jsonl, .json, .csv or .parquet files (repeatable)
         #[arg(long, required = true, value_name = "PATH")]
         text: Vec<PathBuf>,
         /// Most tokens

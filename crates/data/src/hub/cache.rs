@@ -151,8 +151,8 @@ pub(super) fn point(
 }
 
 #[cfg(unix)]
-fn link(target: &Path, _blob: &Path, at: &Path) -> std::io::Result<()> {
-    std::os::unix::fs::symlink(target, at)
+fn link(target: &Path, blob: &Path, at: &Path) -> std::io::Result<()> {
+    std::os::unix::fs::symlink(target, at).or_else(|_| fs::copy(blob, at).map(|_| ()))
 }
 
 #[cfg(not(unix))]

@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use sha1::Sha1;
 use sha2::{Digest as _, Sha256};
+use ureq::config::RedirectAuthHeaders;
 use ureq::http::{Response, StatusCode};
 use ureq::{Agent, Body, Proxy};
 
@@ -48,16 +49,18 @@ impl Client {
                 return Err(setting("the endpoint", endpoint, allowed));
             }
         }
-        let proxy =
-            match &settings.proxy {
-                None => None,
-                Some(proxy) => Some(Proxy::new(proxy).map_err(|_| {
-                    setting("the proxy", proxy, "a proxy is written http://HOST:PORT")
-                })?),
-            };
+        let proxy = match &settings.proxy {
+            None => None,
+            Some(proxy) => Some(Proxy::new(proxy).map_err(|_| {
+                // A name and a password before the host are nobody's business.
+                let shown = proxy.rsplit('@').next().unwrap_or_default();
+                setting("the proxy", shown, "a proxy is written http://HOST:PORT")
+            })?),
+        };
         let agent = Agent::config_builder()
             .proxy(proxy)
             .http_status_as_error(false)
+            .redirect_auth_headers(RedirectAuthHeaders::Never)
             .user_agent(concat!("forge/", env!("CARGO_PKG_VERSION")))
             .timeout_resolve(Some(settings.stall))
             .timeout_connect(Some(settings.stall))

@@ -376,7 +376,10 @@ fn mirrors_are_asked_in_turn_and_never_see_the_token() {
 #[test]
 fn the_token_does_not_follow_to_where_files_are_kept() {
     let (hub, store, scene) = (gsm8k(), gsm8k(), Scene::new());
-    hub.misbehave(TRAIN, &[Fault::Elsewhere(store.port())]);
+    hub.misbehave(
+        TRAIN,
+        &[Fault::Drop(50_000), Fault::Elsewhere(store.port())],
+    );
     let settings = Settings {
         token: Some("secret".into()),
         ..scene.settings(&[&hub])
@@ -388,6 +391,7 @@ fn the_token_does_not_follow_to_where_files_are_kept() {
         asked.len() == 1 && !asked[0].to_lowercase().contains("authorization"),
         "{asked:?}"
     );
+    assert_eq!(store.ranges(TRAIN), [50_000], "the range follows");
 }
 
 #[test]

@@ -289,6 +289,7 @@ fn mbpp_is_split_by_task_and_strategyqa_by_question_wherever_they_stand() {
     cached(cache.path(), "strategyqa", 0, "test", &row("bbbb"));
     let loaded = from_cache("strategyqa", cache.path());
     assert_eq!(ids(&loaded.train), ["train/aaaa", "train/bbbb"]);
+    assert_eq!(loaded.note, "not there: dev.json");
     assert_eq!(
         loaded.train[0].text,
         "Question: Is it so?\nAnswer: yes\nIt is."
@@ -659,6 +660,50 @@ fn wikitext_and_the_web_sets_come_from_the_hub_as_well() {
     );
     let loaded = from_root("fineweb_edu", root.path());
     assert_eq!(loaded.train.len() + loaded.texts.len(), 1);
+}
+
+/// The hub's copy of StrategyQA is cut at random; the real questions, dealt into its splits, come out as the authors'.
+#[test]
+fn the_authors_questions_are_known_in_other_splits() {
+    let Some(root) = crate::datasets() else {
+        return;
+    };
+    let (cache, authors) = (tempfile::tempdir().unwrap(), from_root("strategyqa", &root));
+    let all: Vec<_> = authors.train.iter().chain(&authors.texts).collect();
+    for (split, rest) in [("train", 0), ("test", 1)] {
+        let some: Vec<_> = all.iter().skip(rest).step_by(2).collect();
+        let qid = |d: &&&data::Document| d.id.rsplit_once('/').unwrap().1.to_string();
+        let qids: Vec<String> = some.iter().map(qid).collect();
+        let columns = [
+            Column::Text("qid", qids.iter().map(String::as_str).collect()),
+            Column::Text("question", vec!["Is it?"; some.len()]),
+            Column::Truth("answer", vec![true; some.len()]),
+        ];
+        cached(cache.path(), "strategyqa", 0, split, &columns);
+    }
+    let hub = from_cache("strategyqa", cache.path());
+    let ids = |docs: &[data::Document]| docs.iter().map(|d| d.id.clone()).collect::<BTreeSet<_>>();
+    assert_eq!(ids(&hub.train), ids(&authors.train));
+    assert_eq!(ids(&hub.texts), ids(&authors.texts));
+    assert_eq!(hub.note, "");
+}
+
+/// So is ASDiv's fold, by the authors' own list.
+#[test]
+fn asdiv_holds_out_fold_4_of_the_authors() {
+    let Some(root) = crate::datasets() else {
+        return;
+    };
+    let fold = fs::read_to_string(root.join("asdiv/nfolds/asdiv-w/fold4.txt")).unwrap();
+    let fold: BTreeSet<String> = fold
+        .lines()
+        .map(|id| format!("test/{}", id.trim()))
+        .collect();
+    let held_out = from_root("asdiv", &root).texts;
+    assert_eq!(
+        held_out.into_iter().map(|d| d.id).collect::<BTreeSet<_>>(),
+        fold
+    );
 }
 
 /// A data set, the records of its official splits that are there, and what the check says is missing.
