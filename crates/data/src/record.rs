@@ -236,6 +236,17 @@ impl Loaded {
         counts
     }
 
+    /// The note, with what is missing though every record is there, and with the splits of which only a part was found.
+    pub fn remark(&self) -> String {
+        let mut parts = vec![self.note.clone()];
+        parts.extend(self.lacking.iter().map(|what| format!("without {what}")));
+        if !self.stand_in.is_empty() {
+            parts.push(format!("only a part of {}", self.stand_in.join(", ")));
+        }
+        parts.retain(|part| !part.is_empty());
+        parts.join("; ")
+    }
+
     /// Notes where an official split was read from.
     pub(crate) fn came_from(&mut self, split: &str, from: From) {
         let into = match from {

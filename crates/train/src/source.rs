@@ -110,7 +110,7 @@ impl Source {
                 },
             };
             if loaded.train.is_empty() {
-                tell(&format!("no training text in {id}: {}", loaded.note));
+                tell(&format!("no training text in {id}: {}", loaded.remark()));
             }
             Self::take(id, loaded, recipe, &mut frozen, &mut sets);
         }
@@ -168,7 +168,7 @@ impl Source {
     /// Takes a share of a data set into the run.
     fn take(
         id: String,
-        mut loaded: data::Loaded,
+        loaded: data::Loaded,
         recipe: &DataRecipe,
         frozen: &mut Frozen,
         sets: &mut Vec<(String, Vec<Document>)>,
@@ -179,6 +179,7 @@ impl Source {
             .map(|d| d.family)
             .or(loaded.items.first().map(|i| i.family))
             .unwrap_or(Family::Language);
+        let note = loaded.remark();
         // The first documents of a counted permutation, until the byte limit.
         let order = tensor::random::Counted::new(recipe.seed, &format!("sample/{id}"), 0)
             .permutation(loaded.train.len());
@@ -222,7 +223,7 @@ impl Source {
             documents: train.len(),
             tokens: 0,
             items: items.len(),
-            note: std::mem::take(&mut loaded.note),
+            note,
         });
         frozen.items.extend(items);
         frozen.texts.extend(texts);

@@ -465,6 +465,10 @@ fn boolq_puts_its_passage_first_and_says_when_it_has_none() {
     assert_eq!(local.train[0].text, "Question: is fire cold?\nAnswer: no");
     assert_eq!(local.lacking, ["the passages of 1 questions"]);
     assert_eq!(
+        local.remark(),
+        "without the passages of 1 questions; only a part of train"
+    );
+    assert_eq!(
         (&local.stand_in[..], &local.local[..]),
         (&["train".to_string()][..], &["dev".to_string()][..])
     );
