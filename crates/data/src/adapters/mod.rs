@@ -97,11 +97,8 @@ impl Part {
             }
         }
         let local = places.iter().filter(|place| place.hub.is_none());
-        let stand_in = local.filter_map(|place| named(&place.path, self.stand_ins));
-        Ok(stand_in
-            .take(1)
-            .next()
-            .map(|path| (vec![path], From::StandIn)))
+        let mut stand_in = local.filter_map(|place| named(&place.path, self.stand_ins));
+        Ok(stand_in.next().map(|path| (vec![path], From::StandIn)))
     }
 
     /// The publisher's file, else Parquet files of the split anywhere below.

@@ -5,9 +5,10 @@
 //! (exponential backoff with jitter, mirrors in turn) and lands in [`cache`] by a rename. The layout is that of PyPI's
 //! `huggingface-hub`: what either fetched, the other finds.
 //!
-//! The `hf-hub` crate is not used: it checks neither size nor hash of what it fetched and knows no mirrors. Hugging Face's
-//! chunked transfer (Xet) is left out; the hub serves every file by plain HTTP as well. The clock, the free space of the
-//! disk and the environment come from the caller.
+//! The `hf-hub` crate (1.0) is not used: it begins a file anew where it broke off, checks neither size nor hash of what it
+//! fetched, knows no mirrors, and brings an asynchronous runtime and the chunked transfer (Xet) with it. Xet is left out
+//! here, for the hub serves every file by plain HTTP as well. The clock, the free space of the disk and the environment
+//! come from the caller.
 
 pub mod cache;
 mod listing;
