@@ -291,10 +291,10 @@ impl Record {
         let index = self.number_or_text(name)?;
         let known = index >= 0.0 && index.fract() == 0.0 && (index as usize) < count;
         known.then_some(index as usize).ok_or_else(|| {
-            self.fault(format!(
-                "field `{name}` is {index}, allowed are 0 to {}",
-                count - 1
-            ))
+            self.fault(match count {
+                0 => format!("field `{name}` is {index}, and there is nothing to choose from"),
+                _ => format!("field `{name}` is {index}, allowed are 0 to {}", count - 1),
+            })
         })
     }
 

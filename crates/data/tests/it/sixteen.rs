@@ -444,6 +444,15 @@ fn hellaswag_goes_on_with_its_context() {
         }
     );
     assert_eq!(local.texts[0].text, "Baking: A cook stirs. he pours it.");
+    let none = line.replace(r#"["sings.", "pours [step] it."]"#, "[]");
+    write(root.path(), "hellaswag/derived_hellaswag_val.jsonl", &none);
+    let said = load("hellaswag", &Places::local(root.path()))
+        .unwrap_err()
+        .to_string();
+    assert!(
+        said.contains("line 1") && said.contains("`label`"),
+        "{said}"
+    );
 }
 
 #[test]
