@@ -193,7 +193,7 @@ pub static DATASETS: &[Dataset] = &[
         )],
         licence: "CC BY-SA 4.0",
         folders: &["drop"],
-        origin: "drop_dataset_train.json and drop_dataset_dev.json of AI2's DROP",
+        origin: "drop_dataset_train.json and drop_dataset_dev.json of AI2's DROP (the hub lacks 9 and 1 of their questions)",
         published: &[("train", 77_409), ("dev", 9_536)],
         stages: &[Stage::Advanced],
         optional: false,

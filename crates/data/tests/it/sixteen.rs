@@ -628,6 +628,34 @@ fn drop_has_one_id_and_several_right_answers_in_every_form() {
 }
 
 #[test]
+fn a_training_answer_of_several_spans_is_learned_whole_from_either_form_of_drop() {
+    let (root, cache) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let (passage, question) = ("Ada and Bo won.", "Who won?");
+    let official = serde_json::json!({ "history_1": { "passage": passage, "qa_pairs": [{
+        "question": question, "query_id": "q", "answer": { "number": "", "spans": ["Ada", "Bo"], "date": {} } }] } });
+    write(
+        root.path(),
+        "drop/drop_dataset_train.json",
+        &official.to_string(),
+    );
+    let columns = [
+        Column::Text("passage", vec![passage]),
+        Column::Text("question", vec![question]),
+        Column::Struct(
+            "answers_spans",
+            vec![
+                Inner::Texts("spans", vec![vec!["Ada", "Bo"]]),
+                Inner::Texts("types", vec![vec!["span", "span"]]),
+            ],
+        ),
+    ];
+    cached(cache.path(), "drop", 0, "train", &columns);
+    let local = from_root("drop", root.path());
+    assert!(local.train[0].text.ends_with("#### Ada and Bo"));
+    assert_eq!(local.train, from_cache("drop", cache.path()).train);
+}
+
+#[test]
 fn wikitext_and_the_web_sets_come_from_the_hub_as_well() {
     let (root, cache) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let lines = [
