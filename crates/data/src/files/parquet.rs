@@ -31,10 +31,32 @@ pub(crate) fn read_parquet(path: &Path) -> Result<Vec<Record>, Error> {
 pub(crate) fn for_each_row(
     path: &Path,
     columns: &[&str],
-    take: impl FnMut(Record) -> Result<bool, Error>,
+    mut take: impl FnMut(Record) -> Result<bool, Error>,
 ) -> Result<(), Error> {
-    // The reader panics at some damaged files; what `take` gathered until then is thrown away with the error.
-    catch_unwind(AssertUnwindSafe(|| each_row(path, columns, take))).unwrap_or_else(|panic| {
+    let fault = |e: parquet::errors::ParquetError| unreadable(path, e);
+    let file = File::open(path).map_err(|e| Error::io(path, e))?;
+    let reader = guarded(path, || SerializedFileReader::new(file))?.map_err(fault)?;
+    let schema = reader.metadata().file_metadata().schema();
+    let wanted = match columns.is_empty() {
+        true => None,
+        false => Some(projection(path, schema, columns)?),
+    };
+    let mut rows = guarded(path, || reader.get_row_iter(wanted))?.map_err(fault)?;
+    for i in 1.. {
+        let Some(row) = guarded(path, || rows.next())? else {
+            break;
+        };
+        let value = object(row.map_err(fault)?);
+        if !take(Record::new(path, Place::Record(i), value))? {
+            break;
+        }
+    }
+    Ok(())
+}
+
+/// Calls the reader, which panics at some damaged files; nothing of it is used after that.
+fn guarded<T>(path: &Path, read: impl FnOnce() -> T) -> Result<T, Error> {
+    catch_unwind(AssertUnwindSafe(read)).or_else(|panic| {
         let said = panic
             .downcast_ref::<String>()
             .map(String::as_str)
@@ -49,29 +71,6 @@ pub(crate) fn for_each_row(
 fn unreadable(path: &Path, why: impl std::fmt::Display) -> Error {
     let problem = format!("not a whole Parquet file that can be read ({why}); fetch it again");
     Error::content(path, None, problem)
-}
-
-fn each_row(
-    path: &Path,
-    columns: &[&str],
-    mut take: impl FnMut(Record) -> Result<bool, Error>,
-) -> Result<(), Error> {
-    let fault = |e: parquet::errors::ParquetError| unreadable(path, e);
-    let file = File::open(path).map_err(|e| Error::io(path, e))?;
-    let reader = SerializedFileReader::new(file).map_err(fault)?;
-    let schema = reader.metadata().file_metadata().schema();
-    let wanted = match columns.is_empty() {
-        true => None,
-        false => Some(projection(path, schema, columns)?),
-    };
-    let rows = reader.get_row_iter(wanted).map_err(fault)?;
-    for (i, row) in rows.enumerate() {
-        let value = object(row.map_err(fault)?);
-        if !take(Record::new(path, Place::Record(i + 1), value))? {
-            break;
-        }
-    }
-    Ok(())
 }
 
 /// The schema with the columns named only.
