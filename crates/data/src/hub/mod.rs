@@ -31,8 +31,8 @@ pub const ENDPOINT: &str = "https://huggingface.co";
 /// Bytes that are to stay free on the disk.
 const RESERVE: u64 = 256 << 20;
 
-/// Where and how to fetch.
-#[derive(Debug, Clone, PartialEq)]
+/// Where and how to fetch. Not to be printed, for the token is in it.
+#[derive(Clone, PartialEq)]
 pub struct Settings {
     /// Addresses of the hub, `https://HOST`: the first is asked first and is the only one that sees the token, the others
     /// are mirrors.
@@ -219,20 +219,24 @@ fn plan(
         listing::ask(client, endpoint, main, hub)
     })?;
     let remotes = listing.data_files(hub)?;
-    let missing = remotes.iter().map(|remote| {
+    let missing = |remote: &Remote| {
         let blob = cache::blob(&settings.cache, hub.repository, remote.digest.name());
         let partial = cache::partial(&blob);
-        match cache::length(&blob) == Some(remote.size) {
+        let named = (remote.name.as_str(), remote.size);
+        let there = cache::has(&settings.cache, hub.repository, &listing.commit, named)
+            || cache::length(&blob) == Some(remote.size);
+        match there {
             true => 0,
             false => remote.size - cache::length(&partial).unwrap_or(0).min(remote.size),
         }
-    });
+    };
+    let missing = remotes.iter().map(missing).sum();
     let fetched = Fetched {
         repository: hub.repository.to_string(),
         folder: cache::snapshot_folder(&settings.cache, hub.repository, &listing.commit),
         commit: listing.commit,
         bytes: remotes.iter().map(|remote| remote.size).sum(),
-        missing: missing.sum(),
+        missing,
         files: remotes.iter().map(|remote| remote.name.clone()).collect(),
     };
     Ok((fetched, remotes))

@@ -1,8 +1,8 @@
 //! One request over HTTP: a text, or a file from where an earlier try left off, checked for size and hash.
 //!
 //! A file grows in `HASH.incomplete`. A try asks for the bytes from its length on; a server that answers with the whole
-//! file instead makes it begin anew, and whatever cannot be right (another range, another length, a wrong hash) throws
-//! away what is there. A connection that is silent for [`Settings::stall`] is dropped, and what came stays.
+//! file instead makes it begin anew, and bytes that cannot be right (another range, too many, a wrong hash) throw away
+//! what is there. A connection that is silent for [`Settings::stall`] is dropped, and what came stays.
 
 use std::fs::{File, OpenOptions};
 use std::io::{Read, Seek, SeekFrom, Write};
@@ -139,11 +139,13 @@ impl Client {
         let began = have;
         if have < remote.size {
             let mut response = self.ask(url, main, have)?;
-            have = begin(url, &response, remote, &mut file, have)?;
+            let from = begin(url, &response, remote, (&mut file, partial), have)?;
+            have = from;
             let mut body = response.body_mut().with_config().reader();
             let outcome = copy(&mut body, &mut file, &mut have, remote.size, told);
             file.flush().map_err(here)?;
-            let left = match have > began {
+            // A server that sent it all again has gone on with nothing, however much of it came this time.
+            let left = match from == began && have > began {
                 true => Left::Bytes,
                 false => Left::Nothing,
             };
@@ -177,16 +179,17 @@ impl Client {
     }
 }
 
-/// Makes the file ready for a response's body: where its bytes go. Refuses a response that is of other bytes.
+/// Makes the file ready for a response's body: where its bytes go. Refuses a response that is of other bytes; what is
+/// there is thrown away only where that may be the cause, not for a page of another length that some proxy answered with.
 fn begin(
     url: &str,
     response: &Response<Body>,
     remote: &Remote,
-    file: &mut File,
+    (file, partial): (&mut File, &Path),
     have: u64,
 ) -> Result<u64, Fault> {
     let size = remote.size;
-    let here = |e| Fault::Here(Error::io(Path::new(&remote.name), e));
+    let here = |e| Fault::Here(Error::io(partial, e));
     let status = response.status();
     let (from, length) = match (have, status) {
         (1.., StatusCode::PARTIAL_CONTENT) => {
@@ -209,7 +212,9 @@ fn begin(
             Ok(from)
         }
         _ => {
-            clear(file).map_err(here)?;
+            if status != StatusCode::OK {
+                clear(file).map_err(here)?;
+            }
             let announced = announced.map_or("an unknown number of".into(), |n| n.to_string());
             Err(Fault::wrong(format!(
                 "{url} answered {status} with {announced} bytes, asked for those from {have} to {size}"

@@ -283,6 +283,47 @@ fn a_server_without_ranges_sends_it_all_again() {
 }
 
 #[test]
+fn a_server_without_ranges_that_keeps_dropping_is_given_up() {
+    let (hub, scene) = (gsm8k(), Scene::new());
+    let mut faults = vec![Fault::Drop(80_000)];
+    faults.extend([Fault::DropAnew(20_000), Fault::DropAnew(80_000)].repeat(10));
+    hub.misbehave(TRAIN, &faults);
+    scene.refused(&scene.settings(&[&hub]), &[TRAIN, "broke off"]);
+    assert_eq!(hub.ranges(TRAIN).len(), 5, "four tries brought nothing new");
+}
+
+#[test]
+fn a_page_in_place_of_the_file_costs_nothing_of_what_is_there() {
+    let (hub, scene) = (gsm8k(), Scene::new());
+    hub.misbehave(
+        TRAIN,
+        &[Fault::Drop(80_000), Fault::Body("<html>log in</html>")],
+    );
+    scene.fetch(&scene.settings(&[&hub])).unwrap();
+    scene.holds_all();
+    let ranges = hub.ranges(TRAIN);
+    assert!(ranges[2] > 0 && ranges[2] == ranges[1], "{ranges:?}");
+}
+
+#[test]
+fn a_snapshot_of_files_without_blobs_lacks_nothing() {
+    let (hub, mut scene) = (gsm8k(), Scene::new());
+    let settings = scene.settings(&[&hub]);
+    let folder = scene.fetch(&settings).unwrap().remove(0).folder;
+    for name in [TRAIN, "main/test-00000-of-00001.jsonl"] {
+        let path = folder.join(name);
+        let (blob, bytes) = (fs::canonicalize(&path).unwrap(), fs::read(&path).unwrap());
+        fs::remove_file(&path).unwrap();
+        fs::remove_file(blob).unwrap();
+        fs::write(&path, bytes).unwrap();
+    }
+    scene.free = 0;
+    assert_eq!(scene.fetch(&settings).unwrap()[0].missing, 0);
+    let asked = scene.with(|world| ask("gsm8k", &settings, world)).unwrap();
+    assert_eq!(asked[0].missing, 0);
+}
+
+#[test]
 fn busy_servers_are_given_time() {
     let (hub, scene) = (gsm8k(), Scene::new());
     hub.misbehave(

@@ -23,6 +23,8 @@ pub(crate) enum Fault {
     WrongBytes,
     /// Answers a range with the whole file.
     NoRange,
+    /// The same, and closes the connection after so many bytes of it.
+    DropAnew(usize),
     /// Answers a range with another one.
     OtherRange,
     /// This status, with a `Retry-After` where a number of seconds is given.
@@ -210,6 +212,10 @@ fn send(
             answer(stream, "302 Found", &place, b"")
         }
         Some(Fault::NoRange) => answer(stream, "200 OK", "", whole),
+        Some(Fault::DropAnew(n)) => {
+            write!(stream, "HTTP/1.1 200 OK\r\nContent-Length: {size}\r\n\r\n")?;
+            stream.write_all(&whole[..n.min(size)])
+        }
         Some(Fault::OtherRange) => {
             let range = format!("Content-Range: bytes 10-{}/{size}\r\n", size - 1);
             answer(stream, "206 Partial Content", &range, &whole[10..])
