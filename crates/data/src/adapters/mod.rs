@@ -24,6 +24,7 @@ use crate::catalogue::{Dataset, Hub};
 use crate::error::Error;
 use crate::files::parquet::for_each_row;
 use crate::files::{Record, ending};
+use crate::hub::cache::files;
 use crate::record::{Answer, Document, Item, Loaded, Split, Worked};
 
 /// A folder that may hold files of a data set.
@@ -127,16 +128,9 @@ fn named(folder: &Path, names: &[&str]) -> Option<PathBuf> {
 
 /// The data files of a split in a snapshot, in the order of their names.
 fn of_snapshot(hub: &Hub, snapshot: &Path, words: &[&str]) -> Result<Vec<PathBuf>, Error> {
-    // A link without its file is a file that was cleared away.
-    let mut all = files_below(snapshot)?;
-    all.retain(|path| path.is_file());
-    let names: Vec<String> = all
-        .iter()
-        .map(|path| slashed(path.strip_prefix(snapshot).unwrap_or(path)))
-        .collect();
-    let chosen = data_files(hub, names.iter().map(String::as_str));
-    let chosen = chosen.into_iter().filter(|name| has_word(name, words));
-    Ok(chosen.map(|name| snapshot.join(name)).collect())
+    let mut names = files(snapshot, hub)?;
+    names.retain(|name| has_word(name, words));
+    Ok(names.iter().map(|name| snapshot.join(name)).collect())
 }
 
 /// Those of a repository's files that are the data of `hub`, in the order of their names: what lies in its folder as

@@ -72,8 +72,8 @@ pub(super) fn length(path: &Path) -> Option<u64> {
     found.is_file().then_some(found.len())
 }
 
-/// The data files of a snapshot, by their names in the repository.
-pub(super) fn files(snapshot: &Path, hub: &Hub) -> Result<Vec<String>, Error> {
+/// The data files of a snapshot, by their names in the repository; a link without its file is one that was cleared away.
+pub(crate) fn files(snapshot: &Path, hub: &Hub) -> Result<Vec<String>, Error> {
     let all = files_below(snapshot)?;
     let names: Vec<String> = all
         .iter()
