@@ -113,7 +113,9 @@ fn settings(args: &FetchArgs) -> Result<Settings> {
     Ok(Settings {
         endpoints: endpoints.collect(),
         cache,
-        token: variable("HF_TOKEN").map(|token| token.trim().to_string()),
+        token: variable("HF_TOKEN")
+            .map(|token| token.trim().to_string())
+            .filter(|token| !token.is_empty()),
         proxy,
         offline: offline || args.offline,
         tries: args.tries,
