@@ -17,6 +17,8 @@ mod few;
 pub mod ffn;
 pub mod linear;
 pub(in crate::cpu) mod mixed;
+#[cfg(target_arch = "x86_64")]
+mod operand;
 #[cfg(not(target_arch = "aarch64"))]
 mod pack;
 pub mod polar;

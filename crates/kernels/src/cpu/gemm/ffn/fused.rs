@@ -1,9 +1,10 @@
 //! The walk, forward and backward.
 
-use super::super::columns::{Columns, Product, products};
+use super::super::columns::{self, Product, products};
 use super::super::mixed::pack::Form;
 use super::super::mixed::tile::{BLOCK, Begun, SIDE, STEPS, TILE, Unit};
 use super::super::mixed::vector::{loaded, lowest_of_32, rounded, sigmoid, widened};
+use super::super::operand::Operand;
 use super::super::rows::{
     self, Input, Normed, SharedHalves, Side, Weight, add_parts, blocks, high, of_chunk, strips,
     sum_into, with_packed,
@@ -272,11 +273,11 @@ pub(super) fn backward(unit: Unit, o: &Ffn, saved: Saved, dy: &[f32], grads: Gra
     let through = dx.is_some() || grads.gain.is_some();
     // What the gradients of weights sum over rows: those of gate and up with the normed rows, those of the output
     // with silu(gate) * up.
-    let mut dg = Columns::new(Form::A, f, n);
-    let mut du = Columns::new(Form::A, f, n);
-    let mut h = Columns::new(Form::B, f, n);
-    let mut input = Columns::new(Form::B, w, n);
-    let mut out = Columns::new(Form::A, w, n);
+    let mut dg = Operand::new(Form::A, f, n);
+    let mut du = Operand::new(Form::A, f, n);
+    let mut h = Operand::new(Form::B, f, n);
+    let mut input = Operand::new(Form::B, w, n);
+    let mut out = Operand::new(Form::A, w, n);
     let (hidden, input_place, out_place) = (
         [h.place(), dg.place(), du.place()],
         input.place(),
@@ -297,9 +298,9 @@ pub(super) fn backward(unit: Unit, o: &Ffn, saved: Saved, dy: &[f32], grads: Gra
                 for strip in strips(rows.clone()) {
                     let dy = &dy[strip.start * w..strip.end * w];
                     block.input.pack(dy, strip.start - rows.start);
-                    out_place.pack(dy.as_ptr(), w, strip.clone(), 0..w);
+                    columns::pack(out_place, dy.as_ptr(), w, strip.clone(), 0..w);
                     norm.again(strip.clone(), strip_room);
-                    input_place.pack(strip_room.cast_const(), w, strip, 0..w);
+                    columns::pack(input_place, strip_room.cast_const(), w, strip, 0..w);
                 }
                 let mut dn = scratch::take(here.len());
                 for chunk in 0..f.div_ceil(CHUNK) {
@@ -328,7 +329,7 @@ pub(super) fn backward(unit: Unit, o: &Ffn, saved: Saved, dy: &[f32], grads: Gra
                         }
                         for (k, place) in hidden.iter().enumerate() {
                             let from = strip_room.add(k * BLOCK * CHUNK).cast_const();
-                            place.pack(from, CHUNK, strip.clone(), units.clone());
+                            columns::pack(*place, from, CHUNK, strip.clone(), units.clone());
                         }
                     }
                     if through {

@@ -1,10 +1,11 @@
 //! The walk, forward and backward.
 
-use super::super::columns::{Columns, Place, Product, products};
+use super::super::columns::{self, Product, products};
 use super::super::mixed::pack::Form;
 use super::super::mixed::tile::BLOCK;
 use super::super::mixed::tile::Unit;
 use super::super::mixed::walk::DEPTH;
+use super::super::operand::{Operand, Place};
 use super::super::rows::{
     Input, Norm, Normed, Side, Weight, add_parts, blocks, contract, of_chunk, strips, with_packed,
 };
@@ -87,14 +88,14 @@ pub(super) fn backward(
     let through = dx.is_some() || grads.gain.is_some();
     // What the gradients of weights sum over rows: those of the outputs, and the rows that were mapped.
     let wanted = |i: usize| dy[i].is_some() && grads.weights[i].is_some();
-    let mut outer: Vec<Option<Columns>> = (0..dy.len())
-        .map(|i| wanted(i).then(|| Columns::new(Form::A, o.outputs(i), n)))
+    let mut outer: Vec<Option<Operand>> = (0..dy.len())
+        .map(|i| wanted(i).then(|| Operand::new(Form::A, o.outputs(i), n)))
         .collect();
     let any = outer.iter().any(Option::is_some);
-    let mut inner = Columns::new(Form::B, if any { w } else { 0 }, n);
+    let mut inner = Operand::new(Form::B, if any { w } else { 0 }, n);
     let places: Vec<_> = outer
         .iter_mut()
-        .map(|c| c.as_mut().map(Columns::place))
+        .map(|c| c.as_mut().map(Operand::place))
         .collect();
     let place = any.then(|| inner.place());
     let mut parts: Vec<Vec<f32>> = Vec::new();
@@ -124,7 +125,7 @@ pub(super) fn backward(
                             input.pack(dy, strip.start - rows.start);
                         }
                         if let Some(place) = places[i] {
-                            place.pack(dy.as_ptr(), wide, strip, 0..wide);
+                            columns::pack(place, dy.as_ptr(), wide, strip, 0..wide);
                         }
                     }
                     if !through {
@@ -187,9 +188,9 @@ unsafe fn mapped_rows(o: &Linear, norm: Option<Normed>, rows: Range<usize>, plac
             match norm {
                 Some(norm) => {
                     norm.again(strip.clone(), halves);
-                    place.pack(halves.cast_const(), w, strip, 0..w);
+                    columns::pack(place, halves.cast_const(), w, strip, 0..w);
                 }
-                None => place.pack(o.x[strip.start * w..].as_ptr(), w, strip, 0..w),
+                None => columns::pack(place, o.x[strip.start * w..].as_ptr(), w, strip, 0..w),
             }
         }
     }
