@@ -32,7 +32,7 @@ pub use catalogue::{
 };
 pub use error::{Error, Place};
 pub use loader::{Batch, Loader, LoaderState, MAX_EPOCHS, Mix, Piece};
-pub use mix::{LANGUAGE_FLOOR, Mixture, Stage, stage_at, weights, weights_with_replay};
+pub use mix::{Blend, LANGUAGE_FLOOR, Mixture, Stage, stage_at, weights, weights_with_replay};
 pub use overlap::contamination;
 pub use pack::{pack, pack_in_memory};
 pub use record::{Answer, Document, Family, Item, Loaded, Split, Worked};

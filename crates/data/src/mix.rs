@@ -65,6 +65,37 @@ impl Mixture {
     }
 }
 
+/// A mixture, as it is or with more of its main family.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Blend {
+    /// The plan's weights.
+    pub mixture: Mixture,
+    /// Share of the main family in place of its own, 0 to 1; the others keep their proportions.
+    pub main_share: Option<f64>,
+}
+
+impl From<Mixture> for Blend {
+    fn from(mixture: Mixture) -> Self {
+        Self {
+            mixture,
+            main_share: None,
+        }
+    }
+}
+
+impl Blend {
+    /// The weight of a family; the five sum to 1.
+    pub fn weight(self, family: Family) -> f64 {
+        let plain = self.mixture.weight(family);
+        let main = self.mixture.main_family();
+        match self.main_share {
+            None => plain,
+            Some(share) if family == main => share,
+            Some(share) => plain * (1.0 - share) / (1.0 - self.mixture.weight(main)),
+        }
+    }
+}
+
 /// A stage of the curriculum.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -102,21 +133,22 @@ pub fn stage_at(fraction: f64) -> Stage {
 /// The share of each data set on offer in a stage; they sum to 1 unless nothing is available. `available` names the
 /// packed data sets with their family and number of tokens.
 pub fn weights(
-    mixture: Mixture,
+    blend: impl Into<Blend>,
     stage: Stage,
     available: &[(&str, Family, u64)],
 ) -> BTreeMap<String, f64> {
-    weights_with_replay(mixture, stage, available, 0.0)
+    weights_with_replay(blend, stage, available, 0.0)
 }
 
 /// As [`weights`], with a share `replay` (0 to 1) spent on everything available by the plain mix, so that what a stage
 /// does not offer is not forgotten. The language floor holds in both parts, hence in the whole.
 pub fn weights_with_replay(
-    mixture: Mixture,
+    blend: impl Into<Blend>,
     stage: Stage,
     available: &[(&str, Family, u64)],
     replay: f64,
 ) -> BTreeMap<String, f64> {
+    let blend = blend.into();
     let listed = |name: &str| {
         dataset(name)
             .map(|d| d.stages)
@@ -133,10 +165,10 @@ pub fn weights_with_replay(
         .collect();
     // A stage none of whose sets is at hand falls back on all that there is.
     let nothing = on_offer.iter().all(|(_, _, tokens)| *tokens == 0);
-    let mut shares = shares(mixture, if nothing { available } else { &on_offer });
+    let mut shares = shares(blend, if nothing { available } else { &on_offer });
     if replay > 0.0 {
         shares.values_mut().for_each(|share| *share *= 1.0 - replay);
-        for (name, share) in self::shares(mixture, available) {
+        for (name, share) in self::shares(blend, available) {
             *shares.entry(name).or_default() += replay * share;
         }
     }
@@ -144,15 +176,15 @@ pub fn weights_with_replay(
 }
 
 /// Family weights over the families present, with the floor, dealt to data sets by tokens.
-fn shares(mixture: Mixture, sets: &[(&str, Family, u64)]) -> BTreeMap<String, f64> {
+fn shares(blend: Blend, sets: &[(&str, Family, u64)]) -> BTreeMap<String, f64> {
     let mut tokens: BTreeMap<Family, u64> = BTreeMap::new();
     for (_, family, count) in sets.iter().filter(|set| set.2 > 0) {
         *tokens.entry(*family).or_default() += count;
     }
-    let sum: f64 = tokens.keys().map(|&family| mixture.weight(family)).sum();
+    let sum: f64 = tokens.keys().map(|&family| blend.weight(family)).sum();
     let mut families: BTreeMap<Family, f64> = tokens
         .keys()
-        .map(|&family| (family, mixture.weight(family) / sum))
+        .map(|&family| (family, blend.weight(family) / sum))
         .collect();
     if let Some(&language) = families.get(&Family::Language)
         && language < LANGUAGE_FLOOR

@@ -195,16 +195,19 @@ pub(crate) fn status(args: &StatusArgs, common: &Common) -> Result<u8> {
         );
     }
     for a in &open {
+        let known = train::detect::detector(&a.detector);
         out += &format!(
-            "open alert {}: {} = {:.4} (threshold {}) at {} step {}; answer with: forge intervene {} answer {} CHOICE\n",
+            "open alert {}: {} = {:.4} (threshold {}) at {} step {}{}; answer with: forge intervene {} answer {} {}\n",
             a.id,
             a.detector,
             a.value,
             a.threshold,
             a.phase,
             a.step,
+            known.map_or(String::new(), |d| format!(": {}", d.why)),
             run.name(),
-            a.id
+            a.id,
+            known.map_or("CHOICE".into(), |d| d.choices.join("|"))
         );
     }
     out += &match state.as_str() {

@@ -80,7 +80,7 @@ fn requests(
     interrupt: &AtomicBool,
 ) -> Result<Option<End>, Error> {
     let key = cx.key(folder(phase.name()), "", phase.done());
-    let mut paused = false;
+    let (mut paused, mut asked) = (false, None);
     loop {
         for r in cx.run.requests().pending()? {
             if r.at.as_ref().is_some_and(|at| !key.same_point(at)) {
@@ -90,6 +90,10 @@ fn requests(
             cx.run.requests().apply(r.id, &key, &outcome)?;
             match act {
                 Act::None => {}
+                Act::Answer { alert, choice } => {
+                    cx.run.journal().settle_alert(alert, choice, &r.author)?;
+                    phase.answer(cx, choice)?;
+                }
                 Act::Checkpoint => save(phase, cx, saving.keep)?,
                 Act::Pause => {
                     save(phase, cx, saving.keep)?;
@@ -103,21 +107,45 @@ fn requests(
                 }
             }
         }
-        if !paused {
+        if phase.question().is_some() {
+            let since = *asked.get_or_insert((cx.clock)());
+            let waits = cx.recipe.detectors.ask_seconds;
+            if (cx.clock)() - since >= waits {
+                save(phase, cx, saving.keep)?;
+                return Err(unanswered(phase, cx, waits));
+            }
+        } else if !paused {
             if cx.run.state()? == RunState::Paused {
                 cx.run.set_state(RunState::Running)?;
             }
             return Ok(None);
         }
         if interrupt.load(Ordering::Relaxed) {
+            save(phase, cx, saving.keep)?;
             return Ok(Some(End::Interrupted));
         }
         std::thread::sleep(std::time::Duration::from_millis(200));
     }
 }
 
+/// What a run says that stops because nobody answered.
+fn unanswered(phase: &dyn Phase, cx: &Context, seconds: f64) -> Error {
+    let (name, q) = (cx.run.name(), phase.question());
+    let (alert, detector) = q.map_or((0, ""), |q| (q.alert, &q.detector));
+    let choices = q.map_or(String::new(), |q| q.choices().join(", "));
+    Error::Stopped {
+        reason: format!(
+            "alert {alert} (`{detector}`) had no answer within {seconds} seconds; a checkpoint was written"
+        ),
+        remedy: format!(
+            "go on with `forge resume {name}`, then answer with `forge intervene {name} answer {alert} CHOICE` ({choices}); or set detectors.*.policy to automatic in a new run"
+        ),
+    }
+}
+
 enum Act {
     None,
+    Answer { alert: u64, choice: &'static str },
     Checkpoint,
     Pause,
     Resume,
@@ -131,7 +159,38 @@ fn judge(r: &Request, phase: &mut dyn Phase) -> (String, Act) {
         Action::Resume => (format!("went on at {at}"), Act::Resume),
         Action::Checkpoint => (format!("checkpoint at {at}"), Act::Checkpoint),
         Action::Stop => (format!("stopped at {at}"), Act::Stop),
-        Action::Answer => ("no alert is waiting for an answer".into(), Act::None),
+        Action::Answer => answer(r, phase),
         Action::Set => (phase.set(&r.arguments), Act::None),
+    }
+}
+
+/// What comes of an answer to an alert.
+fn answer(r: &Request, phase: &dyn Phase) -> (String, Act) {
+    let Some(q) = phase.question() else {
+        return ("no alert is waiting for an answer".into(), Act::None);
+    };
+    if r.arguments["alert"].as_u64() != Some(q.alert) {
+        return (
+            format!("alert {} is the one that waits", q.alert),
+            Act::None,
+        );
+    }
+    let asked = r.arguments["choice"].as_str().unwrap_or_default();
+    match q.choices().iter().find(|c| **c == asked) {
+        Some(choice) => (
+            format!("alert {}: {choice}", q.alert),
+            Act::Answer {
+                alert: q.alert,
+                choice,
+            },
+        ),
+        None => (
+            format!(
+                "`{asked}` is no choice of alert {}: {}",
+                q.alert,
+                q.choices().join(", ")
+            ),
+            Act::None,
+        ),
     }
 }

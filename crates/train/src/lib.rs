@@ -10,6 +10,7 @@
 #![forbid(unsafe_code)]
 
 pub mod checkpoint;
+pub mod detect;
 pub mod driver;
 pub mod error;
 pub mod evaluate;

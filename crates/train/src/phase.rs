@@ -4,6 +4,7 @@
 //! others. A unit's result depends on the state alone, so a run that is killed and resumed from any
 //! checkpoint ends in the same bits.
 
+use crate::detect::Question;
 use crate::memory::Limit;
 use crate::{Error, Recipe, Source};
 use serde_json::Value;
@@ -70,6 +71,14 @@ pub trait Phase {
             "phase `{}` has no setting that can be changed while it runs; asked: {arguments}",
             self.name()
         )
+    }
+    /// The alert that waits for a person: no unit is done before it is answered.
+    fn question(&self) -> Option<&Question> {
+        None
+    }
+    /// Applies one of the choices of [`Phase::question`].
+    fn answer(&mut self, _cx: &Context, _choice: &str) -> Result<(), Error> {
+        Ok(())
     }
     /// Writes the finished models and returns the phase's section of the report.
     fn finish(&mut self, cx: &Context) -> Result<Value, Error>;

@@ -4,6 +4,7 @@
 //! with `base` and `--set` into this struct.
 
 use crate::Error;
+use crate::detect::DetectorsRecipe;
 use crate::phases::bitnet::BitnetRecipe;
 use crate::phases::cognate::CognateRecipe;
 use crate::phases::evomerge::EvomergeRecipe;
@@ -28,6 +29,9 @@ pub struct Recipe {
     pub data: DataRecipe,
     /// Sizes of the model.
     pub model: ModelRecipe,
+    /// Failure detectors.
+    #[serde(default)]
+    pub detectors: DetectorsRecipe,
     /// Phase 1.
     pub cognate: CognateRecipe,
     /// Phase 2.
@@ -226,6 +230,7 @@ impl Recipe {
                 "name at least one data set, or give a folder with --data",
             );
         }
+        self.detectors.validate()?;
         self.quietstar.validate()?;
         self.bitnet.validate()?;
         self.cognate.validate()

@@ -74,7 +74,7 @@ impl Default for OptimConfig {
 pub struct StepReport {
     /// Norm of the gradient before clipping.
     pub grad_norm: f64,
-    /// Whether the step was skipped for a gradient that is not finite.
+    /// Whether the step was skipped: its gradient is not finite, or it was left out.
     pub skipped: bool,
     /// Heads whose gains were clipped.
     pub qk_clips: u32,
@@ -124,18 +124,9 @@ impl Optimizer {
         peaks: &[(usize, Vec<f32>)],
     ) -> StepReport {
         let c = self.config.clone();
-        let norm = (0..params.len())
-            .filter_map(|s| grads.get(s))
-            .map(Tensor::sum_sq)
-            .sum::<f64>()
-            .sqrt();
+        let norm = norm(grads);
         if !norm.is_finite() {
-            self.skipped += 1;
-            return StepReport {
-                grad_norm: norm,
-                skipped: true,
-                qk_clips: 0,
-            };
+            return self.leave_out(grads);
         }
         self.step += 1;
         let settings = Settings {
@@ -173,6 +164,16 @@ impl Optimizer {
             grad_norm: norm,
             skipped: false,
             qk_clips: qk_clip(params, c.qk_clip, peaks),
+        }
+    }
+
+    /// A step that changes nothing and is counted.
+    pub fn leave_out(&mut self, grads: &Grads) -> StepReport {
+        self.skipped += 1;
+        StepReport {
+            grad_norm: norm(grads),
+            skipped: true,
+            qk_clips: 0,
         }
     }
 
@@ -237,6 +238,15 @@ impl Optimizer {
         }
         Ok(this)
     }
+}
+
+/// Norm of all gradients together.
+fn norm(grads: &Grads) -> f64 {
+    (0..grads.len())
+        .filter_map(|s| grads.get(s))
+        .map(Tensor::sum_sq)
+        .sum::<f64>()
+        .sqrt()
 }
 
 /// What a step is for all tensors.

@@ -62,8 +62,11 @@ pub(crate) struct World {
 
 impl World {
     pub(crate) fn new() -> Self {
+        Self::of(recipe())
+    }
+
+    pub(crate) fn of(recipe: Recipe) -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let recipe = recipe();
         let run = Run::create(dir.path(), "test", &serde_json::json!({})).unwrap();
         let source = Source::prepare(
             &run.dir().join("data"),
@@ -90,7 +93,7 @@ impl World {
         }
     }
 
-    fn finals(&self, phase: &str) -> Vec<(String, Vec<u8>)> {
+    pub(crate) fn finals(&self, phase: &str) -> Vec<(String, Vec<u8>)> {
         let folder = self.run.dir().join(phase).join("final");
         let mut files: Vec<_> = std::fs::read_dir(folder)
             .unwrap()

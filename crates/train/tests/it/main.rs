@@ -3,6 +3,7 @@
 
 mod bitnet;
 mod core;
+mod detectors;
 mod micro_batch;
 mod out_of_memory;
 mod quietstar;

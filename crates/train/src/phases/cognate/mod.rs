@@ -17,16 +17,17 @@ pub use recipe::CognateRecipe;
 pub use trainee::{Plan, Trainee};
 
 use crate::checkpoint::save_final;
+use crate::detect::{self, Policy, Question, Raised};
 use crate::memory::{self, Line, Steps, Way};
 use crate::phase::folder;
 use crate::step::MicroBatch;
 use crate::{Context, Error, Phase, report};
-use data::{Mixture, Split};
+use data::{Mixture, Split, Stage};
 use model::{Cognate, Config};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
-use store::Bag;
+use store::{Bag, Key};
 
 const VERSION: u32 = 1;
 /// The branches, in the order of the plan.
@@ -40,6 +41,12 @@ struct Results {
     gated: u64,
     evaluated: Vec<Value>,
     barriers: Vec<Value>,
+    /// How often the branches were sent back to the ancestor because they behaved alike.
+    #[serde(default)]
+    diverted: u64,
+    /// The alert that waits for a person.
+    #[serde(default)]
+    question: Option<Question>,
 }
 
 /// The gradient steps of the phase, for an ancestor of `config`.
@@ -65,8 +72,9 @@ pub fn steps<'a>(recipe: &'a CognateRecipe, slots_small: usize, config: &'a Conf
     let controls = 3 * u64::from(recipe.independent) + u64::from(recipe.pooled);
     let waiting =
         (1 + controls) * (large_params + large_optimizer) + 2 * (small_params + small_optimizer);
+    let branches = large_params * (1 + controls) + 2 * small_params;
     let averages = match recipe.average > 0.0 {
-        true => large_params * (1 + controls) + 2 * small_params,
+        true => branches,
         false => 0,
     };
     let lines = move |rows| {
@@ -80,6 +88,11 @@ pub fn steps<'a>(recipe: &'a CognateRecipe, slots_small: usize, config: &'a Conf
             name: "averages",
             bytes: averages,
             formula: "of the weights of each branch at its end".into(),
+        });
+        lines.push(Line {
+            name: "kept",
+            bytes: branches,
+            formula: "weights of each branch to roll back to".into(),
         });
         lines.retain(|l| l.bytes > 0);
         lines
@@ -123,8 +136,10 @@ impl CognatePhase {
         let plan = Plan {
             name: "ancestor".into(),
             mixture: Mixture::Mean,
+            main_share: None,
             curriculum: false,
             replay: 0.0,
+            begun: 0,
             total: r.ancestor_steps,
             loops_from: (r.ancestor_steps as f64 * r.loops_from) as u64,
             seed: cx.recipe.seed,
@@ -211,9 +226,9 @@ impl CognatePhase {
                     .total_cmp(&self.trainees[b].fraction())
             })
             .expect("three branches");
-        let due = self.results.checks < self.recipe.checks
-            && self.trainees[lowest].fraction() * self.recipe.checks as f64
-                >= (self.results.checks + 1) as f64;
+        let checked = self.results.checks - self.results.diverted * self.recipe.checks;
+        let due = checked < self.recipe.checks
+            && self.trainees[lowest].fraction() * self.recipe.checks as f64 >= (checked + 1) as f64;
         if due {
             return Work::Check;
         }
@@ -235,6 +250,17 @@ impl CognatePhase {
         }
     }
 
+    /// The ancestor as the branch `i` of [`BRANCHES`] begins, with its slots and an exit threshold.
+    fn descendant(&self, cx: &Context, i: usize, act_threshold: f32) -> Cognate {
+        let slots = match BRANCHES[i] {
+            "memory" => cx.recipe.model.slots_large,
+            _ => cx.recipe.model.slots_small,
+        };
+        let mut model = self.trainees[0].model.with_slots(slots);
+        model.config.act_threshold = act_threshold;
+        model
+    }
+
     /// Makes the branches and controls.
     fn branch(&mut self, cx: &Context) -> Result<(), Error> {
         let (r, seed) = (&self.recipe, cx.recipe.seed);
@@ -243,19 +269,15 @@ impl CognatePhase {
         let averaged = |total: u64| (total as f64 * r.average) as u64;
         let mut made = Vec::new();
         for (i, name) in BRANCHES.into_iter().enumerate() {
-            let slots = if name == "memory" {
-                cx.recipe.model.slots_large
-            } else {
-                cx.recipe.model.slots_small
-            };
-            let mut model = ancestor.with_slots(slots);
-            model.config.act_threshold = r.act_thresholds[i];
+            let model = self.descendant(cx, i, r.act_thresholds[i]);
             let total = r.branch_steps()[i];
             let plan = Plan {
                 name: name.into(),
-                mixture: Mixture::SPECIALISTS[i],
+                mixture: r.mixtures[i],
+                main_share: None,
                 curriculum: true,
                 replay: r.replay,
+                begun: 0,
                 total,
                 loops_from: 0,
                 seed: seed + i as u64,
@@ -278,8 +300,10 @@ impl CognatePhase {
             let plan = Plan {
                 name: name.into(),
                 mixture: Mixture::Mean,
+                main_share: None,
                 curriculum: pooled,
                 replay: r.replay,
+                begun: 0,
                 total,
                 loops_from: if pooled {
                     0
@@ -319,7 +343,7 @@ impl CognatePhase {
 
     /// Training pieces for fitting a gate: batches of the shared mix that training never drew.
     fn gate_batches(&self, cx: &Context, trainee: &Trainee, steps: u64) -> Vec<Vec<data::Piece>> {
-        let shares = data::weights(Mixture::Mean, data::Stage::Ancestor, &cx.source.available());
+        let shares = data::weights(Mixture::Mean, Stage::Ancestor, &cx.source.available());
         let loader = data::Loader::new(
             cx.source.shards.clone(),
             data::Mix::of(&shares, &cx.source.shards),
@@ -339,7 +363,7 @@ impl CognatePhase {
     /// Diversity while the branches train, on copies whose gates are fitted briefly.
     fn check(&mut self, cx: &Context) -> Result<(), Error> {
         let sample = self.sample(cx, Split::Selection);
-        let check = self.results.checks;
+        let check = self.results.checks - self.results.diverted * self.recipe.checks;
         let mut all = Vec::new();
         for i in 1..4 {
             let trainee = &self.trainees[i];
@@ -363,7 +387,7 @@ impl CognatePhase {
             all.push(b);
         }
         let d = diversity(&all);
-        let key = cx.key(folder("cognate"), "", check);
+        let key = cx.key(folder("cognate"), "", self.results.checks);
         for (name, value) in [
             ("halting", d.halting),
             ("memory", d.memory),
@@ -371,22 +395,140 @@ impl CognatePhase {
         ] {
             cx.metric(&key, &format!("diversity/{name}"), value)?;
         }
-        // Branches start identical: the first half of the checks is a grace period.
-        if 2 * (check + 1) > self.recipe.checks && d.halting < 2.0 {
-            let id = cx
-                .run
-                .journal()
-                .alert(&key, "no-diversity", d.halting, 2.0)?;
-            cx.run.journal().settle_alert(id, "go-on", "automatic")?;
-        }
+        self.results.checks += 1;
         self.line = format!(
             "diversity: halting {:.2} memory {:.2} speed {:.0}%",
             d.halting,
             d.memory,
             d.speed * 100.0
         );
-        self.results.checks += 1;
-        Ok(())
+        // Branches start identical: the first half of the checks is a grace period.
+        match 2 * (check + 1) > self.recipe.checks {
+            true => self.judge_diversity(cx, &key, &d),
+            false => Ok(()),
+        }
+    }
+
+    /// Raises an alert where the branches behave alike, and has the remedy applied.
+    fn judge_diversity(&mut self, cx: &Context, key: &Key, d: &Diversity) -> Result<(), Error> {
+        let r = &cx.recipe.detectors.diversity;
+        if r.policy == Policy::Off {
+            return Ok(());
+        }
+        let small = [(d.halting, r.halting), (d.speed, r.speed)];
+        let Some(&measured) = small.iter().find(|(found, least)| found < least) else {
+            return Ok(());
+        };
+        if r.policy == Policy::Automatic && self.results.diverted >= r.remedies {
+            let id = cx
+                .run
+                .journal()
+                .alert(key, "no-diversity", measured.0, measured.1)?;
+            cx.run.journal().settle_alert(id, "go-on", "automatic")?;
+            return Ok(());
+        }
+        match detect::raise(cx, key, "no-diversity", measured, r.policy)? {
+            Raised::Apply(choice) => self.act(cx, "no-diversity", "", choice),
+            Raised::Asked(question) => {
+                self.results.question = Some(question);
+                Ok(())
+            }
+        }
+    }
+
+    /// Sends the branches back to the ancestor, with exit thresholds and mixes further apart.
+    fn diverge(&mut self, cx: &Context) -> Result<(), Error> {
+        let r = &cx.recipe.detectors.diversity;
+        self.results.diverted += 1;
+        self.results.checks = self.results.diverted * self.recipe.checks;
+        for i in 0..BRANCHES.len() {
+            let model = self.descendant(cx, i, r.act_thresholds[i]);
+            let trainee = &mut self.trainees[1 + i];
+            // Where a person made the mixes alike, more of one family would not set them apart.
+            trainee.begin_anew(model, Mixture::SPECIALISTS[i], r.main_share[i]);
+        }
+        let key = cx.key(folder("cognate"), "", self.done());
+        let what = json!({
+            "from": "ancestor", "act_thresholds": r.act_thresholds, "main_share": r.main_share,
+            "steps": self.recipe.branch_steps(),
+        });
+        cx.event(&key, "diverged-from-ancestor", &what)
+    }
+
+    /// Raises an alert where training of a model does not converge, and has the remedy applied.
+    fn judge_convergence(&mut self, cx: &Context, i: usize) -> Result<(), Error> {
+        let r = &cx.recipe.detectors.convergence;
+        let t = &self.trainees[i];
+        if r.policy == Policy::Off {
+            return Ok(());
+        }
+        let Some(signal) = t.watch.signal(r) else {
+            return Ok(());
+        };
+        let key = cx.key(folder("cognate"), &t.plan.name, t.step);
+        if t.watch.remedies >= r.remedies && r.policy == Policy::Automatic {
+            let (value, threshold) = signal.measured(r);
+            let id = cx
+                .run
+                .journal()
+                .alert(&key, signal.name(), value, threshold)?;
+            cx.run.journal().settle_alert(id, "stop", "automatic")?;
+            return Err(not_converging(
+                &t.plan.name,
+                signal.name(),
+                t.watch.remedies,
+            ));
+        }
+        match detect::raise(cx, &key, signal.name(), signal.measured(r), r.policy)? {
+            Raised::Apply(choice) => {
+                let name = t.plan.name.clone();
+                self.act(cx, signal.name(), &name, choice)
+            }
+            Raised::Asked(question) => {
+                self.results.question = Some(question);
+                Ok(())
+            }
+        }
+    }
+
+    /// Does what was chosen about an alert of `detector` on the model `about`.
+    fn act(
+        &mut self,
+        cx: &Context,
+        detector: &str,
+        about: &str,
+        choice: &str,
+    ) -> Result<(), Error> {
+        let r = &cx.recipe.detectors.convergence;
+        if choice == "diverge" {
+            return self.diverge(cx);
+        }
+        let i = self.trainees.iter().position(|t| t.plan.name == about);
+        let Some(t) = i.map(|i| &mut self.trainees[i]) else {
+            return match choice {
+                "stop" => Err(Error::Stopped {
+                    reason: format!("an alert of `{detector}` was answered with stop"),
+                    remedy: "change the recipe and start again".into(),
+                }),
+                _ => Ok(()),
+            };
+        };
+        match choice {
+            "roll-back" => t.roll_back(r.lower),
+            "lower-rate" => {
+                t.lower_rates(r.lower_on_plateau);
+                t.watch.repaired();
+            }
+            "stop" => return Err(not_converging(about, detector, t.watch.remedies)),
+            _ => {
+                t.watch.begin();
+                return Ok(());
+            }
+        }
+        let key = cx.key(folder("cognate"), about, t.step);
+        let rates = &t.optimizer.config;
+        let what = json!({ "muon_lr": rates.muon_lr, "adam_lr": rates.adam_lr, "remedy": t.watch.remedies });
+        cx.event(&key, choice, &what)
     }
 
     fn train(&mut self, cx: &Context, i: usize) -> Result<(), Error> {
@@ -408,24 +550,34 @@ impl CognatePhase {
         ] {
             cx.metric(&key, &format!("{name}/{metric}"), value)?;
         }
-        if report.skipped {
-            cx.event(
-                &key,
-                "step-skipped",
-                &json!({ "reason": "the gradient is not finite", "skipped": t.optimizer.skipped }),
-            )?;
-            if t.optimizer.skipped > 10 + t.plan.total as u32 / 10 {
-                return Err(Error::Stopped {
-                    reason: format!("{} of {} steps of `{}` had a gradient that is not finite", t.optimizer.skipped, t.step, t.plan.name),
-                    remedy: "lower cognate.optim.muon_lr and cognate.optim.adam_lr (or those of branch_optim) and start again".into(),
-                });
-            }
-        }
         self.line = format!(
             "{} {}/{} loss {:.3} ({stage:?})",
             t.plan.name, t.step, t.plan.total, pass.nats
         );
+        if report.skipped {
+            cx.event(
+                &key,
+                "step-skipped",
+                &json!({ "reason": why_skipped(report.grad_norm), "loss": pass.nats, "skipped": t.optimizer.skipped }),
+            )?;
+            if t.optimizer.skipped > 10 + t.plan.total as u32 / 10 {
+                return Err(Error::Stopped {
+                    reason: format!("{} of {} steps of `{}` were skipped, because the gradient was not finite or the loss far above the others", t.optimizer.skipped, t.step, t.plan.name),
+                    remedy: "lower cognate.optim.muon_lr and cognate.optim.adam_lr (or those of branch_optim) and start again".into(),
+                });
+            }
+        }
+        self.judge_convergence(cx, i)?;
+        self.let_rest();
         Ok(())
+    }
+
+    /// Frees what only models in training need, unless a person may still choose it.
+    fn let_rest(&mut self) {
+        if self.results.question.is_none() {
+            let done = self.trainees.iter_mut().filter(|t| t.finished());
+            done.for_each(Trainee::rest);
+        }
     }
 
     fn evaluate(&mut self, cx: &Context, i: usize) -> Result<(), Error> {
@@ -469,6 +621,20 @@ impl CognatePhase {
     }
 }
 
+fn why_skipped(grad_norm: f64) -> &'static str {
+    match grad_norm.is_finite() {
+        true => "the loss lies far above those before it",
+        false => "the gradient is not finite",
+    }
+}
+
+fn not_converging(name: &str, detector: &str, remedies: u64) -> Error {
+    Error::Stopped {
+        reason: format!("`{name}` does not converge ({detector}) after {remedies} remedies"),
+        remedy: "lower cognate.optim.muon_lr and cognate.optim.adam_lr (or those of branch_optim), look at the data that it was given, and start again; detectors.convergence has the thresholds".into(),
+    }
+}
+
 /// Spreads between the three branches.
 struct Diversity {
     halting: f64,
@@ -508,11 +674,16 @@ impl Phase for CognatePhase {
         let r = &self.recipe;
         let controls = self.controls();
         let models = 3 + controls.len() as u64;
-        r.ancestor_steps
-            + r.branch_steps().iter().sum::<u64>()
-            + controls.iter().map(|c| c.1).sum::<u64>()
+        let steps = match self.branched() {
+            true => self.trainees.iter().map(|t| t.plan.total).sum(),
+            false => {
+                let branches: u64 = r.branch_steps().iter().sum();
+                r.ancestor_steps + branches + controls.iter().map(|c| c.1).sum::<u64>()
+            }
+        };
+        steps
             + 1
-            + r.checks
+            + r.checks * (1 + self.results.diverted)
             + models
             + (models + 1)
             + self.pairs().len() as u64
@@ -556,6 +727,19 @@ impl Phase for CognatePhase {
         matches!(self.next(), Work::Done)
     }
 
+    fn question(&self) -> Option<&Question> {
+        self.results.question.as_ref()
+    }
+
+    fn answer(&mut self, cx: &Context, choice: &str) -> Result<(), Error> {
+        match self.results.question.take() {
+            Some(q) => self.act(cx, &q.detector, &q.about, choice)?,
+            None => return Ok(()),
+        }
+        self.let_rest();
+        Ok(())
+    }
+
     fn save(&self) -> Bag {
         let (mut arrays, mut list) = (Vec::new(), Vec::new());
         for (i, t) in self.trainees.iter().enumerate() {
@@ -579,6 +763,18 @@ impl Phase for CognatePhase {
             .collect::<Result<_, _>>()
             .map_err(|x| Error::bag("cognate", x))?;
         let d = diversity(&behaviours);
+        let thresholds = &cx.recipe.detectors.diversity;
+        for (detector, found, least) in [
+            ("no-diversity", d.halting, thresholds.halting),
+            ("no-memory-diversity", d.memory, thresholds.memory),
+            ("no-speed-diversity", d.speed, thresholds.speed),
+        ] {
+            if thresholds.policy != Policy::Off && found < least {
+                let key = cx.key(folder("cognate"), "", self.done());
+                let id = cx.run.journal().alert(&key, detector, found, least)?;
+                cx.run.journal().settle_alert(id, "go-on", "automatic")?;
+            }
+        }
         let worst = self.results.barriers[..3]
             .iter()
             .filter_map(|b| b["nats"].as_f64())

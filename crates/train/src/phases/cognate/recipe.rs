@@ -2,6 +2,7 @@
 
 use crate::Error;
 use crate::optim::OptimConfig;
+use data::Mixture;
 use serde::{Deserialize, Serialize};
 
 /// Settings of Phase 1.
@@ -24,6 +25,9 @@ pub struct CognateRecipe {
     pub loops_from: f64,
     /// Share of a branch's text that is the shared mix.
     pub replay: f64,
+    /// Mixes of reasoning, memory and speed.
+    #[serde(default = "specialists")]
+    pub mixtures: [Mixture; 3],
     /// ACT thresholds of reasoning, memory and speed.
     pub act_thresholds: [f32; 3],
     /// Share of the steps at the end whose weights are averaged; 0 keeps the last.
@@ -46,6 +50,10 @@ pub struct CognateRecipe {
     pub independent: bool,
     /// One further model with the pooled compute of all branches, as a control.
     pub pooled: bool,
+}
+
+fn specialists() -> [Mixture; 3] {
+    Mixture::SPECIALISTS
 }
 
 impl CognateRecipe {

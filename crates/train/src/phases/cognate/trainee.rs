@@ -1,13 +1,14 @@
 //! One model in training: ancestor, branch or control.
 
 use crate::checkpoint::{array, arrays, model_from, named};
+use crate::detect::{ConvergenceRecipe, Policy, Watch};
 use crate::optim::StepReport;
 use crate::optim::{OptimConfig, Optimizer, lr_scale};
 use crate::phase::folder;
 use crate::step::{MicroBatch, PassReport, TrainDepth, forward_backward};
 use crate::{Context, Error};
-use data::{Loader, LoaderState, Mix, Mixture, Stage, stage_at, weights_with_replay};
-use model::{Cognate, Config};
+use data::{Blend, Loader, LoaderState, Mix, Mixture, Stage, stage_at, weights_with_replay};
+use model::{Cognate, Config, Params};
 use serde::{Deserialize, Serialize};
 use std::cell::RefCell;
 use store::Array;
@@ -20,10 +21,16 @@ pub struct Plan {
     pub name: String,
     /// Which text it sees.
     pub mixture: Mixture,
+    /// Share of the mixture's main family in place of its own.
+    #[serde(default)]
+    pub main_share: Option<f64>,
     /// The ancestor sees stages one and two together; branches follow the curriculum.
     pub curriculum: bool,
     /// Share of shared mix in a branch's text.
     pub replay: f64,
+    /// Step at which it began anew: 0, unless it was sent back to the ancestor.
+    #[serde(default)]
+    pub begun: u64,
     /// Steps in all.
     pub total: u64,
     /// Steps before the loops are switched on.
@@ -32,6 +39,15 @@ pub struct Plan {
     pub seed: u64,
     /// Steps at the end whose weights are averaged.
     pub averaged: u64,
+}
+
+impl Plan {
+    fn blend(&self) -> Blend {
+        Blend {
+            mixture: self.mixture,
+            main_share: self.main_share,
+        }
+    }
 }
 
 /// A model in training.
@@ -54,9 +70,27 @@ pub struct Trainee {
     averaged: u64,
     /// How many rows are computed at once.
     pub micro_batch: MicroBatch,
+    /// Whether it converges.
+    pub watch: Watch,
+    /// Weights to roll back to.
+    kept: Option<Kept>,
+    /// Step at which it began to warm up again, after a roll back.
+    rewarm_from: Option<u64>,
     /// Loader of the current stage: derived, not part of the state.
     cached: RefCell<Option<(Stage, Loader)>>,
 }
+
+/// Weights to roll back to.
+struct Kept {
+    params: Params,
+    /// Mean of the losses just before, where there were enough since the loss last jumped for a good reason.
+    loss: Option<f64>,
+}
+
+/// Losses whose mean says whether newer weights are worth keeping.
+const KEPT_LOSSES: usize = 10;
+/// Nats by which their mean may exceed that of the weights kept before: less than what noise does to it.
+const KEPT_SLACK: f64 = 0.05;
 
 /// The small state of a trainee in a checkpoint.
 #[derive(Serialize, Deserialize)]
@@ -71,6 +105,12 @@ struct Saved {
     averaged: u64,
     #[serde(default)]
     micro_batch: MicroBatch,
+    #[serde(default)]
+    watch: Watch,
+    #[serde(default)]
+    kept_loss: Option<f64>,
+    #[serde(default)]
+    rewarm_from: Option<u64>,
     optimizer: serde_json::Value,
 }
 
@@ -90,13 +130,23 @@ impl Trainee {
             average: None,
             averaged: 0,
             micro_batch,
+            watch: Watch::default(),
+            kept: None,
+            rewarm_from: None,
             cached: RefCell::new(None),
         }
     }
 
-    /// Share of its steps done.
+    /// Share of its steps done, since it last began.
     pub fn fraction(&self) -> f64 {
-        self.step as f64 / self.plan.total.max(1) as f64
+        let (done, all) = self.since_begun();
+        done as f64 / all.max(1) as f64
+    }
+
+    /// Steps done and steps in all, since it last began.
+    fn since_begun(&self) -> (u64, u64) {
+        let begun = self.plan.begun;
+        (self.step - begun, self.plan.total - begun)
     }
 
     /// Whether all its steps are done.
@@ -120,11 +170,12 @@ impl Trainee {
                 self.loader.begin_stage();
             }
             self.stage = Some(stage);
+            self.expect_jump();
         }
         let mut cached = self.cached.borrow_mut();
         if cached.as_ref().is_none_or(|(s, _)| *s != stage) {
             let shares = weights_with_replay(
-                self.plan.mixture,
+                self.plan.blend(),
                 stage,
                 &cx.source.available(),
                 self.plan.replay,
@@ -144,9 +195,25 @@ impl Trainee {
         loader.batch(&mut self.loader, tokens, sequence)
     }
 
+    /// The loss may jump from here on, for a good reason.
+    fn expect_jump(&mut self) {
+        self.watch.begin();
+        if let Some(kept) = &mut self.kept {
+            kept.loss = None;
+        }
+    }
+
     /// One optimizer step.
     pub fn train_step(&mut self, cx: &Context) -> Result<(PassReport, StepReport), Error> {
         let recipe = &cx.recipe.cognate;
+        let detector = &cx.recipe.detectors.convergence;
+        let watched = detector.policy != Policy::Off;
+        if watched && self.kept.is_none() {
+            self.keep();
+        }
+        if self.step == self.plan.loops_from {
+            self.expect_jump();
+        }
         let batch = self.batch(cx, recipe.tokens_per_step, recipe.sequence);
         let depth = if self.step < self.plan.loops_from {
             TrainDepth::Same(1)
@@ -173,13 +240,28 @@ impl Trainee {
                 &cx.key(folder("cognate"), &self.plan.name, self.step + 1),
             )?;
         }
-        let scale = lr_scale(self.step, self.plan.total, &self.optimizer.config);
-        let report = self
-            .optimizer
-            .step(&mut self.model.params, &mut grads, scale, &pass.peaks);
+        let rewarm = self.rewarm_from.map_or(1.0, |from| {
+            ((self.step - from + 1) as f32 / detector.rewarm.max(1) as f32).min(1.0)
+        });
+        let (done, all) = self.since_begun();
+        let scale = lr_scale(done, all, &self.optimizer.config) * rewarm;
+        let poisoned = watched && self.watch.poisoned(pass.nats, detector);
+        let report = match poisoned {
+            true => self.optimizer.leave_out(&grads),
+            false => self
+                .optimizer
+                .step(&mut self.model.params, &mut grads, scale, &pass.peaks),
+        };
         self.step += 1;
         self.tokens += pass.predictions as u64;
         self.samples += batch.pieces.len() as u64;
+        if watched {
+            if !poisoned {
+                self.watch
+                    .note(pass.nats, report.grad_norm.is_finite(), detector);
+            }
+            self.keep_if_sound(detector);
+        }
         if self.step + self.plan.averaged > self.plan.total {
             self.accumulate();
         }
@@ -187,6 +269,70 @@ impl Trainee {
             self.settle();
         }
         Ok((pass, report))
+    }
+
+    /// Keeps the weights to roll back to, now and then, while all is well and the loss has not risen since the last.
+    fn keep_if_sound(&mut self, detector: &ConvergenceRecipe) {
+        if !self.step.is_multiple_of(detector.keep_every) || self.watch.signal(detector).is_some() {
+            return;
+        }
+        let before = self.kept.as_ref().and_then(|k| k.loss);
+        if let Some(now) = self.watch.mean(KEPT_LOSSES)
+            && before.is_none_or(|before| now <= before + KEPT_SLACK)
+        {
+            self.keep();
+        }
+    }
+
+    fn keep(&mut self) {
+        self.kept = Some(Kept {
+            params: self.model.params.clone(),
+            loss: self.watch.mean(KEPT_LOSSES),
+        });
+    }
+
+    /// Takes the kept weights back, with fresh moments, learning rates times `factor`, and a new warm-up. Steps and text
+    /// are not taken back: what was spent is spent, and the batch that did it does not come again.
+    pub fn roll_back(&mut self, factor: f64) {
+        if let Some(kept) = &self.kept {
+            self.model.params = kept.params.clone();
+        }
+        self.restart();
+        self.rewarm_from = Some(self.step);
+        self.lower_rates(factor);
+        self.watch.repaired();
+    }
+
+    /// Begins anew from another model, for as many steps as before, on more of a mixture's main family.
+    pub fn begin_anew(&mut self, model: Cognate, mixture: Mixture, main_share: f64) {
+        let plan = &mut self.plan;
+        (plan.mixture, plan.main_share) = (mixture, Some(main_share));
+        (plan.begun, plan.total) = (self.step, self.step + plan.total - plan.begun);
+        (self.model, self.rewarm_from) = (model, None);
+        self.cached.replace(None);
+        self.watch = Watch::default();
+        self.restart();
+        self.keep();
+    }
+
+    /// Fresh moments, for weights that are not where they were.
+    fn restart(&mut self) {
+        let mut fresh = Optimizer::new(&self.model.params, self.optimizer.config.clone());
+        fresh.skipped = self.optimizer.skipped;
+        self.optimizer = fresh;
+        (self.average, self.averaged) = (None, 0);
+    }
+
+    /// Multiplies the learning rates.
+    pub fn lower_rates(&mut self, factor: f64) {
+        let config = &mut self.optimizer.config;
+        config.muon_lr *= factor as f32;
+        config.adam_lr *= factor as f32;
+    }
+
+    /// Lets go of what only training needs.
+    pub fn rest(&mut self) {
+        self.kept = None;
     }
 
     /// Takes the weights of this step into the running mean.
@@ -228,6 +374,9 @@ impl Trainee {
                 ));
             }
         }
+        for (name, t) in self.kept.iter().flat_map(|kept| kept.params.iter()) {
+            all.push(array(format!("{prefix}kept/{name}"), t));
+        }
         let saved = Saved {
             plan: self.plan.clone(),
             config: self.model.config.clone(),
@@ -238,6 +387,9 @@ impl Trainee {
             stage: self.stage,
             averaged: self.averaged,
             micro_batch: self.micro_batch,
+            watch: self.watch.clone(),
+            kept_loss: self.kept.as_ref().and_then(|k| k.loss),
+            rewarm_from: self.rewarm_from,
             optimizer: json,
         };
         (all, serde_json::to_value(saved).expect("plain data"))
@@ -266,6 +418,15 @@ impl Trainee {
                 .collect();
             Some(list.ok_or_else(|| Error::bag("cognate", "an averaged tensor is missing"))?)
         };
+        let kept = named(all, &format!("{prefix}kept/"));
+        let kept = match kept.is_empty() {
+            true => None,
+            false => Some(Kept {
+                params: Params::from_named(&model.config, kept, |_| false, 0)
+                    .map_err(|e| Error::bag("cognate", e))?,
+                loss: saved.kept_loss,
+            }),
+        };
         Ok(Self {
             plan: saved.plan,
             model,
@@ -278,6 +439,9 @@ impl Trainee {
             average,
             averaged: saved.averaged,
             micro_batch: saved.micro_batch,
+            watch: saved.watch,
+            kept,
+            rewarm_from: saved.rewarm_from,
             cached: RefCell::new(None),
         })
     }
