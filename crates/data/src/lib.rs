@@ -31,7 +31,7 @@ pub use catalogue::{
     Check, DATASETS, Dataset, Found, Hub, Official, Places, check, dataset, expand, load,
 };
 pub use error::{Error, Place};
-pub use loader::{Batch, Loader, LoaderState, MAX_EPOCHS, Mix, Piece};
+pub use loader::{Batch, Loader, LoaderState, MAX_EPOCHS, Mix, Piece, PieceAt};
 pub use mix::{Blend, LANGUAGE_FLOOR, Mixture, Stage, stage_at, weights, weights_with_replay};
 pub use overlap::contamination;
 pub use pack::{pack, pack_in_memory};

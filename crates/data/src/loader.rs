@@ -10,7 +10,7 @@
 //! or to all that are left where no language is. When everything is used up, all of it is repeated once more as often,
 //! and the state says so.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use serde::{Deserialize, Serialize};
@@ -35,6 +35,19 @@ pub struct Piece {
     pub dataset: u16,
     /// Its family.
     pub family: Family,
+}
+
+/// Where a piece lies.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct PieceAt {
+    /// Index of the shard in the loader's list.
+    pub shard: usize,
+    /// Document of the shard.
+    pub document: usize,
+    /// First token of the piece in its document.
+    pub start: usize,
+    /// Predictions of the piece.
+    pub length: usize,
 }
 
 /// What one step of training sees.
@@ -198,6 +211,32 @@ impl Loader {
         }
         state.step += 1;
         Batch { pieces }
+    }
+
+    /// Where the pieces lie that were drawn up to `state`, each once however often it was drawn. `max_len` is what the
+    /// batches were made with.
+    pub fn drawn(&self, state: &LoaderState, max_len: usize) -> BTreeSet<PieceAt> {
+        let cuts = self.cut(max_len);
+        let mut places = BTreeSet::new();
+        for (shard, (&count, cut)) in state.drawn.iter().zip(cuts.iter()).enumerate() {
+            let once = count.min(*cut.before.last().expect("a cut ends with its total"));
+            // An epoch is a permutation: its draws are all different.
+            places.extend((0..once).map(|at| {
+                let (document, start, length) = self.locate(at, shard, cut, max_len);
+                PieceAt {
+                    shard,
+                    document,
+                    start,
+                    length,
+                }
+            }));
+        }
+        places
+    }
+
+    /// The piece at a place.
+    pub fn piece_at(&self, place: PieceAt) -> Piece {
+        self.piece(place.shard, place.document, place.start, place.length)
     }
 
     /// The shard of the next piece.

@@ -303,6 +303,19 @@ pub(crate) fn summary(run: &Run, report: &Value) -> String {
         &rows,
     );
     out += "\nbits/byte and accuracy (mean over the tasks) are on held-out data; steps are core layers a token.\n";
+    out += &by_family(&p["cognate"]);
+    for alert in report["alerts"].as_array().into_iter().flatten() {
+        out += &format!(
+            "alert: {} {} (threshold {}) at {} {} step {}: {}\n",
+            alert["detector"].as_str().unwrap_or("?"),
+            number(&alert["value"], 3),
+            number(&alert["threshold"], 3),
+            alert["phase"].as_str().unwrap_or(""),
+            alert["branch"].as_str().unwrap_or(""),
+            alert["step"],
+            alert["action"].as_str().unwrap_or("open"),
+        );
+    }
     let met: Vec<&Value> = report["criteria"]
         .as_array()
         .into_iter()
@@ -326,6 +339,49 @@ pub(crate) fn summary(run: &Run, report: &Value) -> String {
         out += &format!("  forge eval {model}\n  forge chat {model}\n");
     }
     out
+}
+
+/// Bits per byte of each family, of the models of Phase 1 and of 5-gram models that counted the same text.
+fn by_family(cognate: &Value) -> String {
+    let models: Vec<&Value> = std::iter::once(&cognate["ancestor"])
+        .chain(cognate["models"].as_array().into_iter().flatten())
+        .filter(|m| m["bits_per_byte_by_family"].is_object())
+        .collect();
+    let Some(families) = models
+        .first()
+        .and_then(|m| m["bits_per_byte_by_family"].as_object())
+    else {
+        return String::new();
+    };
+    let header: Vec<&str> = ["bits/byte on"]
+        .into_iter()
+        .chain(families.keys().map(String::as_str))
+        .chain(["mean"])
+        .collect();
+    let mut rows = Vec::new();
+    let mut row = |name: String, by_family: &Value| {
+        let values: Vec<&Value> = families.keys().map(|f| &by_family[f]).collect();
+        let known: Vec<f64> = values.iter().filter_map(|v| v.as_f64()).collect();
+        let mean = json!(known.iter().sum::<f64>() / known.len() as f64);
+        let cells = values
+            .into_iter()
+            .map(|v| number(v, 3))
+            .chain([number(&mean, 3)]);
+        rows.push([name].into_iter().chain(cells).collect());
+    };
+    for m in models {
+        row(
+            m["name"].as_str().unwrap_or("-").into(),
+            &m["bits_per_byte_by_family"],
+        );
+        if m["kneser_ney"].is_object() {
+            row(
+                "  5-gram, same text".into(),
+                &m["kneser_ney"]["bits_per_byte_by_family"],
+            );
+        }
+    }
+    format!("\n{}\n", table::table(&header, &rows))
 }
 
 fn list(criteria: &[&Value]) -> String {

@@ -15,6 +15,7 @@ pub mod driver;
 pub mod error;
 pub mod evaluate;
 pub mod memory;
+pub mod ngram;
 pub mod optim;
 pub mod phase;
 pub mod phases;

@@ -2,7 +2,7 @@
 
 use crate::evaluate::{self, TextScore};
 use crate::{Context, Error};
-use data::Split;
+use data::{Document, Split};
 use model::generate::{Sampler, generate};
 use model::{Batch, Bound, Cognate, Depth};
 use serde_json::{Value, json};
@@ -45,10 +45,7 @@ pub fn model(
         .fold(TextScore::default(), TextScore::plus);
     let answers = evaluate::items(m, tokenizer, &items, MOST_NEW);
     let tasks = evaluate::by_task(&items, &answers);
-    let families: serde_json::Map<String, Value> = evaluate::by_family(&docs, &scores)
-        .into_iter()
-        .map(|(f, s)| (f.name().to_string(), json!(s.bits_per_byte())))
-        .collect();
+    let families = by_family(&docs, &scores);
     let speed = speed(m, tokenizer, &docs);
     let bytes = path
         .and_then(|p| std::fs::metadata(p).ok())
@@ -74,6 +71,21 @@ pub fn model(
         "tasks": tasks.iter().map(|(t, s)| (t.clone(), json!(s.accuracy))).collect::<serde_json::Map<_, _>>(),
         "tasks_detail": tasks,
     }))
+}
+
+/// Bits per byte of texts, in all and by family.
+pub fn text(docs: &[&Document], scores: &[TextScore]) -> Value {
+    let all = scores
+        .iter()
+        .copied()
+        .fold(TextScore::default(), TextScore::plus);
+    json!({ "bits_per_byte": all.bits_per_byte(), "bits_per_byte_by_family": by_family(docs, scores) })
+}
+
+fn by_family(docs: &[&Document], scores: &[TextScore]) -> Value {
+    let families = evaluate::by_family(docs, scores).into_iter();
+    let families = families.map(|(f, s)| (f.name().to_string(), json!(s.bits_per_byte())));
+    Value::Object(families.collect())
 }
 
 /// Wall-clock figures of a model, and its mean halting steps.

@@ -49,6 +49,32 @@ fn targets(batches: &[Batch], dataset: u16) -> Vec<u32> {
 }
 
 #[test]
+fn what_was_drawn_is_told_from_the_state_alone_and_each_piece_once() {
+    let loader = loader(two(), &[0.7, 0.3]);
+    let mut state = LoaderState::default();
+    let batches: Vec<Batch> = (0..6).map(|_| loader.batch(&mut state, 64, 16)).collect();
+    let places = loader.drawn(&state, 16);
+    for dataset in 0..2 {
+        let mut drawn = targets(&batches, dataset);
+        let all = drawn.len();
+        drawn.sort_unstable();
+        drawn.dedup();
+        let pieces = places.iter().map(|&place| loader.piece_at(place));
+        let pieces = pieces.filter(|piece| piece.dataset == dataset);
+        let mut told: Vec<u32> = pieces
+            .flat_map(|piece| piece.tokens[1..].to_vec())
+            .collect();
+        told.sort_unstable();
+        assert_eq!(told, drawn, "data set {dataset}");
+        assert_eq!(
+            all > drawn.len(),
+            dataset == 0,
+            "the short one was repeated"
+        );
+    }
+}
+
+#[test]
 fn a_state_that_went_through_json_goes_on_with_the_same_batches() {
     let first = loader(two(), &[0.5, 0.5]);
     let mut state = LoaderState::default();

@@ -5,5 +5,6 @@ mod bitnet;
 mod core;
 mod detectors;
 mod micro_batch;
+mod ngram;
 mod out_of_memory;
 mod quietstar;

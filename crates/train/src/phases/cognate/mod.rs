@@ -19,6 +19,7 @@ pub use trainee::{Plan, Trainee};
 use crate::checkpoint::save_final;
 use crate::detect::{self, Policy, Question, Raised};
 use crate::memory::{self, Line, Steps, Way};
+use crate::ngram::KneserNey;
 use crate::phase::folder;
 use crate::step::MicroBatch;
 use crate::{Context, Error, Phase, report};
@@ -32,6 +33,8 @@ use store::{Bag, Key};
 const VERSION: u32 = 1;
 /// The branches, in the order of the plan.
 pub const BRANCHES: [&str; 3] = ["reasoning", "memory", "speed"];
+/// Most tokens that the 5-gram baseline counts: two gigabytes of grams at the worst.
+const NGRAM_TOKENS: usize = 20_000_000;
 const INDEPENDENT: [&str; 3] = ["independent0", "independent1", "independent2"];
 
 /// Results so far, besides the trainees.
@@ -580,6 +583,24 @@ impl CognatePhase {
         }
     }
 
+    /// What a 5-gram model makes of the held-out texts that has seen the same tokens as the model `i`, each once; null
+    /// where that are more than [`NGRAM_TOKENS`].
+    fn kneser_ney(&self, cx: &Context, i: usize) -> Value {
+        let t = &self.trainees[i];
+        let (loader, mut places) = t.drawn(cx);
+        if !INDEPENDENT.contains(&t.plan.name.as_str()) {
+            places.append(&mut self.trainees[0].drawn(cx).1);
+        }
+        if places.iter().map(|p| p.length).sum::<usize>() > NGRAM_TOKENS {
+            return Value::Null;
+        }
+        let sequences = places.iter().map(|&p| loader.piece_at(p).tokens);
+        let model = KneserNey::train(cx.source.tokenizer.vocab_size(), sequences);
+        let documents = cx.source.texts_of(Split::HeldOut, None);
+        let scores = model.texts(&cx.source.tokenizer, &documents);
+        report::text(&documents, &scores)
+    }
+
     fn evaluate(&mut self, cx: &Context, i: usize) -> Result<(), Error> {
         let t = &self.trainees[i];
         let path = save_final(
@@ -611,6 +632,7 @@ impl CognatePhase {
         value["tokens"] = json!(t.tokens);
         value["skipped_steps"] = json!(t.optimizer.skipped);
         value["behaviour"] = json!(b);
+        value["kneser_ney"] = self.kneser_ney(cx, i);
         self.line = format!(
             "evaluated {}: {:.3} bits per byte",
             t.plan.name,

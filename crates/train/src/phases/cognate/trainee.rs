@@ -7,10 +7,13 @@ use crate::optim::{OptimConfig, Optimizer, lr_scale};
 use crate::phase::folder;
 use crate::step::{MicroBatch, PassReport, TrainDepth, forward_backward};
 use crate::{Context, Error};
-use data::{Blend, Loader, LoaderState, Mix, Mixture, Stage, stage_at, weights_with_replay};
+use data::{
+    Blend, Loader, LoaderState, Mix, Mixture, PieceAt, Stage, stage_at, weights_with_replay,
+};
 use model::{Cognate, Config, Params};
 use serde::{Deserialize, Serialize};
 use std::cell::RefCell;
+use std::collections::BTreeSet;
 use store::Array;
 use tensor::{Grads, Tensor};
 
@@ -201,6 +204,17 @@ impl Trainee {
         if let Some(kept) = &mut self.kept {
             kept.loss = None;
         }
+    }
+
+    /// The different pieces that it was trained on, and a loader that reads them.
+    pub fn drawn(&self, cx: &Context) -> (Loader, BTreeSet<PieceAt>) {
+        let shards = cx.source.shards.clone();
+        let all = Mix {
+            weights: vec![1.0; shards.len()],
+        };
+        let loader = Loader::new(shards, all, self.plan.seed, &self.plan.name);
+        let places = loader.drawn(&self.loader, cx.recipe.cognate.sequence);
+        (loader, places)
     }
 
     /// One optimizer step.
