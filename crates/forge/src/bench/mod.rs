@@ -1,5 +1,6 @@
 //! `forge bench`: how fast the engine is, in figures that other programs can be compared with.
 
+mod curve;
 mod decode;
 mod decoder;
 mod gemm;
@@ -42,6 +43,11 @@ enum Bench {
     Gemm(gemm::GemmArgs),
     /// Each operation alone, forward and backward, beside what the machine can do
     Ops(ops::OpsArgs),
+    /// Learning curves of variants of model and optimizer on the data of a run
+    #[command(
+        after_help = "Example:\n  forge bench curve small --variant plain --variant all --tokens 1000000 --seed 0 --seed 1"
+    )]
+    Curve(curve::CurveArgs),
     /// Reading a prompt and generating
     #[command(
         after_help = "Examples:\n  forge bench decode myrun/bitnet --json\n  forge bench decode decoder --batch 32"
@@ -60,6 +66,7 @@ pub(crate) fn bench(args: &BenchArgs, common: &Common) -> Result<u8> {
         Bench::TrainStep(a) => train_step::run(a, common),
         Bench::Gemm(a) => gemm::run(a, common),
         Bench::Ops(a) => ops::run(a, common),
+        Bench::Curve(a) => curve::run(a, common),
         Bench::Decode(a) => decode::run(a, common),
     })
 }

@@ -282,3 +282,27 @@ fn a_run_reproduces_from_its_recipe_and_seed() {
         );
     }
 }
+
+#[test]
+fn a_learning_curve_trains_variants_of_equal_size_on_the_data_of_a_run() {
+    let args = "bench curve whole --variant plain --variant memory --tokens 600 --points 2 --bytes 500 --json";
+    let args: Vec<&str> = args.split(' ').collect();
+    let result = forge(&undisturbed(1), &args).ended(0).json();
+    let curves = result["curves"].as_array().unwrap();
+    let parameters = |i: usize| curves[i]["parameters"].as_f64().unwrap();
+    assert!((parameters(0) / parameters(1) - 1.0).abs() < 0.02);
+    for curve in curves {
+        let points = curve["points"].as_array().unwrap();
+        assert_eq!(points.len(), 2);
+        for field in ["tokens", "seconds", "flops"] {
+            let at = |i: usize| points[i][field].as_f64().unwrap();
+            assert!(at(1) > at(0) && at(0) > 0.0, "{field}");
+        }
+        measured(&points[1], "point", &["bits_per_byte", "mean_over_sets"]);
+    }
+    forge(
+        &undisturbed(1),
+        &["bench", "curve", "whole", "--points", "0"],
+    )
+    .ended(2);
+}

@@ -136,6 +136,8 @@ impl CognatePhase {
         let r = &cx.recipe.cognate;
         let mut config = cx.recipe.model.config();
         config.vocab = cx.source.tokenizer.vocab_size();
+        // It has no gate yet, so it takes every pass.
+        config.act_threshold = 0.0;
         let plan = Plan {
             name: "ancestor".into(),
             mixture: Mixture::Mean,
@@ -295,11 +297,12 @@ impl CognatePhase {
         }
         for (i, (name, total)) in self.controls().into_iter().enumerate() {
             let pooled = name == "pooled";
-            let model = if pooled {
+            let mut model = if pooled {
                 ancestor.clone()
             } else {
                 Cognate::new(ancestor.config.clone(), seed + 1000 + i as u64)
             };
+            model.config.act_threshold = r.act_thresholds[0];
             let plan = Plan {
                 name: name.into(),
                 mixture: Mixture::Mean,

@@ -1,0 +1,250 @@
+//! Learning curves: variants of the model and the optimizer on the same text, read at equal tokens, at equal work and at
+//! equal time off the same curve.
+//!
+//! A variant trains as the ancestor of Phase 1 does, on the data of a run that is there, by the run's recipe. Held-out loss
+//! is that of the selection split, every pass of the core taken. Variants without memory get wider feed-forward layers, so
+//! that all have as many parameters as the whole model, within one unit of width.
+
+use crate::args::Common;
+use crate::fault::usage;
+use crate::{output, recipes, run, runs, table};
+use anyhow::Result;
+use clap::{Args, ValueEnum};
+use data::{Mixture, Split};
+use model::{Cognate, Config, Params, params::Role};
+use serde_json::{Value, json};
+use std::time::Instant;
+use train::evaluate::{self, TextScore};
+use train::phases::cognate::{Plan, Trainee};
+use train::report::MAX_LEN;
+use train::step::MicroBatch;
+use train::{Context, Recipe, Source};
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Variant {
+    /// One pass, no memory, no Grokfast: a plain decoder
+    Plain,
+    /// The plain decoder with AdamW on every tensor
+    Adamw,
+    /// The plain decoder and loops from the first step
+    Recursion,
+    /// The plain decoder and loops from the recipe's share of the steps on
+    LateRecursion,
+    /// The plain decoder and the memory
+    Memory,
+    /// The plain decoder and Grokfast
+    Grokfast,
+    /// Everything, as the recipe has it
+    All,
+}
+
+#[derive(Args)]
+pub(crate) struct CurveArgs {
+    /// A run, whose data and recipe are taken
+    run: String,
+    /// What is trained (repeatable) [default: all variants]
+    #[arg(long, value_enum)]
+    variant: Vec<Variant>,
+    /// Tokens that each variant is trained on
+    #[arg(long, value_name = "N", default_value_t = 1_000_000)]
+    tokens: u64,
+    /// Points of a curve, equally far apart
+    #[arg(long, value_name = "N", default_value_t = 8)]
+    points: u64,
+    /// Seed of weights and order (repeatable)
+    #[arg(long, value_name = "N", default_values_t = [0])]
+    seed: Vec<u64>,
+    /// Bytes of held-out text that each point is measured on, of each data set
+    #[arg(long, value_name = "N", default_value_t = 30_000)]
+    bytes: usize,
+}
+
+pub(super) fn run(args: &CurveArgs, common: &Common) -> Result<u8> {
+    if args.points == 0 || args.tokens == 0 || args.bytes == 0 {
+        return usage("--tokens, --points and --bytes are at least 1");
+    }
+    let found = runs::read(&common.root, &args.run)?;
+    let recipe = recipes::change(&run::recipe_of(&found)?, &common.set)?;
+    let source = Source::open(&found.dir().join("data"))?;
+    let variants = match args.variant.is_empty() {
+        true => Variant::value_variants(),
+        false => &args.variant,
+    };
+    let (mut curves, mut rows) = (Vec::new(), Vec::new());
+    for &variant in variants {
+        for &seed in &args.seed {
+            let changed = variant.recipe(&recipe, seed);
+            let cx = Context {
+                run: &found,
+                recipe: &changed,
+                source: &source,
+                memory: train::memory::limit(),
+                clock: &|| 0.0,
+            };
+            let curve = train(args, &cx, variant, seed)?;
+            if let Some(last) = curve["points"].as_array().and_then(|p| p.last()) {
+                rows.push(row(&curve, last));
+            }
+            if !common.json {
+                for point in curve["points"].as_array().into_iter().flatten() {
+                    output::line(&row(&curve, point).join("  "));
+                }
+            }
+            curves.push(curve);
+        }
+    }
+    if common.json {
+        output::json(
+            &json!({ "run": args.run, "isa": tensor::isa::name(), "precision": tensor::precision::in_use().name(),
+            "threads": rayon::current_num_threads(), "curves": curves }),
+        );
+    } else {
+        let header = [
+            "variant",
+            "seed",
+            "parameters",
+            "tokens",
+            "seconds",
+            "TFLOP",
+            "bits/byte",
+            "mean of sets",
+        ];
+        output::text(&table::table(&header, &rows));
+    }
+    Ok(0)
+}
+
+fn row(curve: &Value, last: &Value) -> Vec<String> {
+    let number = |v: &Value, digits: usize| format!("{:.digits$}", v.as_f64().unwrap_or(f64::NAN));
+    vec![
+        curve["variant"].as_str().unwrap_or("").into(),
+        curve["seed"].to_string(),
+        curve["parameters"].to_string(),
+        last["tokens"].to_string(),
+        number(&last["seconds"], 1),
+        number(&json!(last["flops"].as_f64().map(|f| f / 1e12)), 2),
+        number(&last["bits_per_byte"], 4),
+        number(&last["mean_over_sets"], 4),
+    ]
+}
+
+impl Variant {
+    fn name(self) -> String {
+        let name = self.to_possible_value();
+        name.map_or(String::new(), |v| v.get_name().to_string())
+    }
+
+    /// The recipe as this variant changes it.
+    fn recipe(self, recipe: &Recipe, seed: u64) -> Recipe {
+        let mut changed = recipe.clone();
+        changed.seed = seed;
+        if !matches!(self, Self::All | Self::Grokfast) {
+            changed.cognate.optim.grokfast_lambda = 0.0;
+        }
+        if self == Self::Recursion {
+            changed.cognate.loops_from = 0.0;
+        }
+        changed
+    }
+
+    /// The model's configuration, with as many parameters as the whole model.
+    fn config(self, recipe: &Recipe, vocab: usize) -> Config {
+        let mut whole = recipe.model.config();
+        (whole.vocab, whole.act_threshold) = (vocab, 0.0);
+        let loops = matches!(self, Self::All | Self::Recursion | Self::LateRecursion);
+        let mut config = whole.clone();
+        if !loops {
+            (config.passes, config.exit) = (1, Vec::new());
+        }
+        if !matches!(self, Self::All | Self::Memory) {
+            config.blocks.iter_mut().for_each(|b| b.memory = false);
+        }
+        while config.parameters() < whole.parameters() {
+            config.ffn += 1;
+        }
+        config
+    }
+
+    /// A model, with the optimizer that each tensor gets.
+    fn model(self, config: Config, seed: u64) -> Cognate {
+        let mut model = Cognate::new(config, seed);
+        if self == Self::Adamw {
+            let tensors = model.params.iter();
+            let others = tensors.map(|(name, t)| (name.to_string(), Role::Other, t.clone()));
+            model.params = Params::from_tensors(others.collect());
+        }
+        model
+    }
+}
+
+/// Trains a variant and measures it on the way.
+fn train(args: &CurveArgs, cx: &Context, variant: Variant, seed: u64) -> Result<Value> {
+    let recipe = &cx.recipe.cognate;
+    let total = args.tokens.div_ceil(recipe.tokens_per_step as u64);
+    let plan = Plan {
+        name: "ancestor".into(),
+        mixture: Mixture::Mean,
+        main_share: None,
+        curriculum: false,
+        replay: 0.0,
+        begun: 0,
+        total,
+        loops_from: (total as f64 * recipe.loops_from) as u64,
+        seed,
+        averaged: 0,
+    };
+    let config = variant.config(cx.recipe, cx.source.tokenizer.vocab_size());
+    let model = variant.model(config, seed);
+    let parameters = model.params.count();
+    let optim = recipe.optim.clone();
+    let mut trainee = Trainee::new(plan, model, optim, MicroBatch::default());
+    let (mut seconds, mut flops, mut points) = (0.0, 0.0, Vec::new());
+    let held_out = held_out(cx.source, args.bytes);
+    for step in 1..=total {
+        let begun = Instant::now();
+        let (pass, _) = trainee.train_step(cx)?;
+        seconds += begun.elapsed().as_secs_f64();
+        // Backward products cost twice the forward ones.
+        flops += 3.0 * pass.flops as f64;
+        if step * args.points / total > (step - 1) * args.points / total {
+            let scores = evaluate::texts(&trainee.model, &cx.source.tokenizer, &held_out, MAX_LEN);
+            let all = (scores.iter().copied()).fold(TextScore::default(), TextScore::plus);
+            let sets = by_set(&held_out, &scores);
+            let mean = sets.iter().map(|(_, b)| b).sum::<f64>() / sets.len() as f64;
+            points.push(json!({
+                "step": step, "tokens": trainee.tokens, "seconds": seconds, "flops": flops,
+                "train_nats": pass.nats, "bits_per_byte": all.bits_per_byte(), "mean_over_sets": mean,
+                "by_set": sets.into_iter().collect::<std::collections::BTreeMap<_, _>>(),
+            }));
+        }
+    }
+    Ok(
+        json!({ "variant": variant.name(), "seed": seed, "parameters": parameters, "ffn": trainee.model.config.ffn,
+        "skipped": trainee.optimizer.skipped, "points": points }),
+    )
+}
+
+/// Texts of the selection split, about so many bytes of each data set.
+fn held_out(source: &Source, bytes: usize) -> Vec<&data::Document> {
+    let mut taken = std::collections::BTreeMap::new();
+    let mut texts = source.texts_of(Split::Selection, None);
+    texts.retain(|d| {
+        let sum: &mut usize = taken.entry(d.dataset.to_string()).or_default();
+        let fits = *sum < bytes;
+        *sum += d.text.len();
+        fits
+    });
+    texts
+}
+
+/// Bits per byte of each data set.
+fn by_set(documents: &[&data::Document], scores: &[TextScore]) -> Vec<(String, f64)> {
+    let mut sums = std::collections::BTreeMap::<String, TextScore>::new();
+    for (d, s) in documents.iter().zip(scores) {
+        let sum = sums.entry(d.dataset.to_string()).or_default();
+        *sum = sum.plus(*s);
+    }
+    sums.into_iter()
+        .map(|(set, s)| (set, s.bits_per_byte()))
+        .collect()
+}
