@@ -28,6 +28,30 @@ pub fn extract_answer(text: &str) -> Option<String> {
         .map(str::to_string)
 }
 
+/// The answer to a question on a passage: what follows the first `####`, else the last `Answer:`, else the first line
+/// that is not empty. None where there is nothing.
+pub fn extract_span(text: &str) -> Option<String> {
+    let marked = text.split_once("####").or(text.rsplit_once("Answer:"));
+    first_line(marked.map_or(text.trim_start(), |(_, rest)| rest))
+}
+
+/// The program in what a model wrote after a prompt: what stands between marks of three backquotes, if any do, else all
+/// up to the next `Question:` or `[DONE]`.
+pub fn extract_program(text: &str) -> String {
+    let fenced = text.split_once("```").and_then(|(_, rest)| {
+        // A language may stand behind the marks.
+        let (language, body) = rest.split_once('\n')?;
+        let named = language.trim().chars().all(char::is_alphanumeric);
+        named.then(|| body.split("```").next().unwrap_or(body))
+    });
+    let program = fenced.unwrap_or_else(|| {
+        let ends = ["\nQuestion:", "[DONE]", "<|"];
+        let end = ends.iter().filter_map(|mark| text.find(mark)).min();
+        &text[..end.unwrap_or(text.len())]
+    });
+    program.trim_start_matches('\n').trim_end().to_string()
+}
+
 /// Whether two answers are the same: numbers by value (`1,000` = `1000.0` = `$1000`), anything else by its text with
 /// case, surrounding punctuation and the width of white space put aside.
 pub fn same_answer(a: &str, b: &str) -> bool {

@@ -21,12 +21,14 @@ mod mix;
 mod overlap;
 mod pack;
 pub mod random;
+mod reading;
 mod record;
 mod shard;
 mod tokenizer;
 
 pub use adapters::load_folder;
-pub use answer::{extract_answer, same_answer};
+pub use adapters::text::{Page, wikitext_pages};
+pub use answer::{extract_answer, extract_program, extract_span, same_answer};
 pub use catalogue::{
     Check, DATASETS, Dataset, Found, Hub, Official, Places, check, dataset, expand, load,
 };
@@ -35,6 +37,7 @@ pub use loader::{Batch, Loader, LoaderState, MAX_EPOCHS, Mix, Piece, PieceAt};
 pub use mix::{Blend, LANGUAGE_FLOOR, Mixture, Stage, stage_at, weights, weights_with_replay};
 pub use overlap::contamination;
 pub use pack::{pack, pack_in_memory};
-pub use record::{Answer, Document, Family, Item, Loaded, Split, Worked};
+pub use reading::{ReadingScore, reading_score};
+pub use record::{Answer, Comparison, Document, Family, Item, Loaded, Split, Worked};
 pub use shard::{Manifest, Shard, ShardWriter};
 pub use tokenizer::{END_OF_DOCUMENT, Tokenizer};

@@ -137,13 +137,16 @@ impl Document {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Answer {
-    /// The model writes; [`crate::extract_answer`] finds its answer and [`crate::same_answer`] compares.
+    /// The model writes; its answer is found in that and compared as [`Comparison`] says.
     Exact {
         /// The right answer.
         answer: String,
         /// Other forms of it that count as right; most sets have none.
         #[serde(default, skip_serializing_if = "Vec::is_empty")]
         also: Vec<String>,
+        /// How the two are compared.
+        #[serde(default, skip_serializing_if = "Comparison::is_value")]
+        by: Comparison,
     },
     /// The option of highest likelihood is the model's choice. Each option is a continuation of the prompt as it
     /// stands, so it begins with its space: `" a bank"`.
@@ -153,6 +156,38 @@ pub enum Answer {
         /// Index of the right one.
         gold: usize,
     },
+    /// The model writes a program; [`crate::extract_program`] finds it, and it is right when it and `check` after it run
+    /// without an error. Running it is the business of a sandbox that somebody names: nothing in this workspace does.
+    Program {
+        /// What is run after the program: set-up and assertions.
+        check: String,
+    },
+}
+
+impl Answer {
+    /// Whether judging it takes a sandbox. A run has none, and leaves such items out.
+    pub fn needs_sandbox(&self) -> bool {
+        matches!(self, Answer::Program { .. })
+    }
+}
+
+/// How a written answer is compared with the right one.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Comparison {
+    /// [`crate::extract_answer`] and [`crate::same_answer`]: numbers by value.
+    #[default]
+    Value,
+    /// [`crate::extract_span`] and SQuAD's rule, HotpotQA's official one ([`crate::reading_score`]).
+    HotpotQa,
+    /// [`crate::extract_span`] and DROP's official rule ([`crate::reading_score`]).
+    Drop,
+}
+
+impl Comparison {
+    fn is_value(&self) -> bool {
+        *self == Comparison::Value
+    }
 }
 
 /// One question of an evaluation.
@@ -164,7 +199,8 @@ pub struct Item {
     pub family: Family,
     /// Unique within the data set.
     pub id: String,
-    /// `Question: ...\nAnswer:`, after a passage where there is one; the bare context for HellaSwag.
+    /// `Question: ...\nAnswer:`, after a passage where there is one; the bare context for HellaSwag. For choices it is, to
+    /// the last space, the prompt of lm-evaluation-harness.
     pub prompt: String,
     /// How it is judged.
     pub answer: Answer,

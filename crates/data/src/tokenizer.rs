@@ -126,6 +126,17 @@ impl Tokenizer {
             .to_vec()
     }
 
+    /// The tokens that the tokenizer's own template puts in front of a text, such as a Llama's `<s>`; none for ours.
+    pub fn opening(&self) -> Vec<u32> {
+        let encoding = self.inner.encode_fast("a", true);
+        let encoding = encoding.expect("byte-level encoding accepts any string");
+        let special = encoding.get_special_tokens_mask().iter();
+        let ids = encoding.get_ids().iter().zip(special);
+        ids.take_while(|(_, special)| **special == 1)
+            .map(|(id, _)| *id)
+            .collect()
+    }
+
     /// [`Tokenizer::encode`] of many texts, by all threads.
     pub fn encode_all(&self, texts: &[&str]) -> Vec<Vec<u32>> {
         texts.par_iter().map(|text| self.encode(text)).collect()

@@ -13,8 +13,10 @@ use model::llama::Llama;
 use model::llama2c::{self, Vocabulary};
 use model::{Cognate, LanguageModel};
 use std::path::{Path, PathBuf};
+use train::evaluate::{Spelling, Subject};
 use train::phase::{ORDER, folder};
 use train::phases::bitnet;
+use train::report::MAX_LEN;
 
 /// A model that is ready to be used.
 pub(crate) struct Loaded {
@@ -94,6 +96,30 @@ impl Loaded {
         match &self.text {
             Text::Vocabulary(v) => v.decode(tokens),
             Text::Tokenizer(t) => t.decode(tokens),
+        }
+    }
+
+    /// The model as evaluations need it. A model from elsewhere gets what its tokenizer's template puts in front of a
+    /// prompt, and no more tokens than it was trained on.
+    pub(crate) fn subject(&self) -> Subject<'_> {
+        let spelling: &dyn Spelling = match &self.text {
+            Text::Tokenizer(t) => &**t,
+            Text::Vocabulary(v) => v,
+        };
+        let (opening, longest) = match (&self.kind, &self.text) {
+            (Kind::Cognate(m), Text::Tokenizer(t)) => return Subject::own(&**m, t),
+            (Kind::Llama(m), Text::Tokenizer(t)) => (t.opening(), Some(m.config.positions)),
+            (Kind::Llama(m), Text::Vocabulary(_)) => (vec![llama2c::BOS], Some(m.config.positions)),
+            (Kind::Cognate(_), Text::Vocabulary(_)) => (vec![llama2c::BOS], None),
+        };
+        Subject {
+            model: self.language(),
+            spelling,
+            opening,
+            start: self.start().unwrap_or(llama2c::BOS),
+            stop: self.stop(),
+            window: longest.unwrap_or(MAX_LEN),
+            longest,
         }
     }
 

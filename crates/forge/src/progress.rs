@@ -1,8 +1,9 @@
-//! How far a phase is: a bar when a terminal watches, a line now and then when not.
+//! How far a phase or an evaluation is: a bar when a terminal watches, a line now and then when not.
 
 use crate::table;
 use indicatif::{ProgressBar, ProgressStyle};
 use std::io::IsTerminal;
+use std::time::Instant;
 use train::Phase;
 
 /// Seconds between lines when no terminal watches.
@@ -65,5 +66,66 @@ impl Progress {
         if let Some(bar) = &self.bar {
             bar.finish_and_clear();
         }
+    }
+}
+
+/// The display of work that is counted in items.
+pub(crate) struct Count {
+    what: String,
+    total: usize,
+    done: usize,
+    bar: Option<ProgressBar>,
+    begun: Instant,
+    last: f64,
+}
+
+impl Count {
+    pub(crate) fn new(what: &str, total: usize) -> Self {
+        let bar = std::io::stderr().is_terminal().then(|| {
+            let bar = ProgressBar::new(total as u64);
+            let style = "{prefix:>14} [{bar:30}] {pos}/{len} {per_sec} {elapsed} eta {eta}";
+            if let Ok(style) = ProgressStyle::with_template(style) {
+                bar.set_style(style);
+            }
+            bar.set_prefix(what.to_string());
+            bar
+        });
+        Self {
+            what: what.to_string(),
+            total,
+            done: 0,
+            bar,
+            begun: Instant::now(),
+            last: 0.0,
+        }
+    }
+
+    /// Takes note of `more` items done.
+    pub(crate) fn add(&mut self, more: usize) {
+        self.done += more;
+        let now = self.begun.elapsed().as_secs_f64();
+        match &self.bar {
+            Some(bar) => bar.set_position(self.done as u64),
+            None if now - self.last >= EVERY => {
+                self.last = now;
+                let left = now / self.done.max(1) as f64 * (self.total - self.done) as f64;
+                eprintln!(
+                    "{} {}/{} ({} left)",
+                    self.what,
+                    self.done,
+                    self.total,
+                    table::seconds(left)
+                );
+            }
+            None => {}
+        }
+    }
+
+    /// Takes the bar away; seconds since the beginning.
+    pub(crate) fn finish(&self) -> f64 {
+        if let Some(bar) = &self.bar {
+            bar.finish_and_clear();
+        }
+        self.begun.elapsed().as_secs_f64()
     }
 }

@@ -17,6 +17,11 @@ pub trait LanguageModel: Sync {
     fn nll(&self, batch: &Batch, targets: &[u32]) -> Vec<f32>;
     /// Streaming over `sequences` sequences at once.
     fn stream(&self, sequences: usize) -> Box<dyn Stream + '_>;
+    /// The same where a sequence can be copied for less than computing it again. A Cognate's cannot: its memories are
+    /// weights of megabytes a sequence.
+    fn fork(&self, _sequences: usize) -> Option<Box<dyn Fork + '_>> {
+        None
+    }
 }
 
 /// Streaming generation, batched.
@@ -26,6 +31,15 @@ pub trait Stream {
     fn extend(&mut self, entries: &[(usize, &[u32])]) -> Tensor;
     /// Forgets a sequence.
     fn reset(&mut self, sequence: usize);
+}
+
+/// Streaming whose state is cheap to copy, so that several continuations share what came before.
+pub trait Fork: Stream {
+    /// Makes sequence `to` a copy of `from`.
+    fn fork(&mut self, from: usize, to: usize);
+    /// Appends tokens to some sequences, as [`Stream::extend`] does (all of them in one forward pass), and gives the negative
+    /// log-likelihood of each appended row's target, in nats.
+    fn nll(&mut self, entries: &[(usize, &[u32])], targets: &[u32]) -> Vec<f32>;
 }
 
 impl LanguageModel for Cognate {

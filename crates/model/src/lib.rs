@@ -26,7 +26,7 @@ pub mod thoughts;
 pub use batch::Batch;
 pub use cognate::{Cognate, Depth, Output};
 pub use config::{Block, Config, ConfigError, Part};
-pub use generate::{LanguageModel, Sampler, Stream};
+pub use generate::{Fork, LanguageModel, Sampler, Stream};
 pub use hub_format::LoadError;
 pub use llama::{Llama, LlamaConfig};
 pub use params::{Bound, Params};

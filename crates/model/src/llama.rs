@@ -10,7 +10,7 @@
 //! refuses models that have them.
 
 use crate::batch::Batch;
-use crate::generate::{LanguageModel, Stream};
+use crate::generate::{Fork, LanguageModel, Stream};
 use crate::params::{Bound, Params, Role};
 use std::sync::Arc;
 use tensor::{Attended, AttentionLayout, FeedForward, Range, Rotation, Tape, Tensor, Var};
@@ -277,6 +277,13 @@ impl LanguageModel for Llama {
             cache: Cache::new(&self.config, sequences),
         })
     }
+
+    fn fork(&self, sequences: usize) -> Option<Box<dyn Fork + '_>> {
+        Some(Box::new(LlamaStream {
+            model: self,
+            cache: Cache::new(&self.config, sequences),
+        }))
+    }
 }
 
 /// A Llama's stream: keys and values of everything seen.
@@ -325,5 +332,28 @@ impl Stream for LlamaStream<'_> {
 
     fn reset(&mut self, sequence: usize) {
         self.cache.seen[sequence] = 0;
+    }
+}
+
+impl Fork for LlamaStream<'_> {
+    fn fork(&mut self, from: usize, to: usize) {
+        let cache = &mut self.cache;
+        let (rows, capacity) = (cache.seen[from], cache.capacity);
+        for t in cache.kv.iter_mut().flat_map(|(k, v)| [k, v]) {
+            t.copy_rows_within(from * capacity, to * capacity, rows);
+        }
+        cache.seen[to] = rows;
+    }
+
+    fn nll(&mut self, entries: &[(usize, &[u32])], targets: &[u32]) -> Vec<f32> {
+        let sequences: Vec<usize> = entries.iter().map(|e| e.0).collect();
+        let batch = Batch::new(entries.iter().map(|e| (e.1, self.cache.seen[e.0] as u32)));
+        let tape = Tape::inference();
+        let p = Bound::new(&tape, &self.model.params);
+        let hidden = self
+            .model
+            .run(&p, &batch, Some((&mut self.cache, &sequences)));
+        let nll = tape.cross_entropy(hidden, self.model.head(&p), targets.to_vec().into());
+        tape.value(nll).to_vec()
     }
 }

@@ -15,7 +15,8 @@
 use crate::hub_format::{LoadError, MOST_LAYERS, read};
 use crate::llama::{Llama, LlamaConfig};
 use crate::params::Params;
-use std::collections::BTreeMap;
+use std::cmp::Ordering;
+use std::collections::{BTreeMap, BinaryHeap};
 use std::path::Path;
 use tensor::Tensor;
 
@@ -173,6 +174,36 @@ fn split_halves(rows: &[f32], width: usize, head_width: usize) -> Vec<f32> {
         .collect()
 }
 
+/// Two neighbours that can be joined.
+struct Candidate {
+    score: f32,
+    /// Place of the left one.
+    at: usize,
+    /// What both were when this was found.
+    pair: (u32, u32),
+    /// Their union.
+    id: u32,
+}
+
+impl Ord for Candidate {
+    fn cmp(&self, other: &Self) -> Ordering {
+        self.score
+            .total_cmp(&other.score)
+            .then(other.at.cmp(&self.at))
+    }
+}
+impl PartialOrd for Candidate {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+impl PartialEq for Candidate {
+    fn eq(&self, other: &Self) -> bool {
+        self.cmp(other) == Ordering::Equal
+    }
+}
+impl Eq for Candidate {}
+
 /// The tokens of a llama2.c model.
 #[derive(Clone, Debug)]
 pub struct Vocabulary {
@@ -244,29 +275,59 @@ impl Vocabulary {
                 None => tokens.extend(utf8.iter().map(|&b| FIRST_BYTE + u32::from(b))),
             }
         }
-        loop {
-            let mut best: Option<(f32, usize, u32)> = None;
-            for (i, pair) in tokens.windows(2).enumerate() {
-                let joined = [
-                    &self.tokens[pair[0] as usize].0[..],
-                    &self.tokens[pair[1] as usize].0[..],
-                ]
-                .concat();
-                if let Some(&id) = self.ids.get(&joined) {
-                    let score = self.tokens[id as usize].1;
-                    if best.is_none_or(|b| score > b.0) {
-                        best = Some((score, i, id));
-                    }
-                }
-            }
-            let Some((_, at, id)) = best else { break };
-            tokens[at] = id;
-            tokens.remove(at + 1);
-        }
+        let mut tokens = self.joined(tokens);
         if bos {
             tokens.insert(0, BOS);
         }
         tokens
+    }
+
+    /// Joins neighbours whose union is a token, highest score first and of equal ones the leftmost, until none is left.
+    fn joined(&self, mut tokens: Vec<u32>) -> Vec<u32> {
+        // The tokens as a list linked both ways; a candidate is stale when one of its two has changed since.
+        let n = tokens.len();
+        let mut next: Vec<usize> = (1..=n).collect();
+        let mut before: Vec<usize> = (0..n).map(|i| i.wrapping_sub(1)).collect();
+        let mut gone = vec![false; n];
+        let union = |left: u32, right: u32| {
+            let parts = [left, right].map(|token| &self.tokens[token as usize].0[..]);
+            let id = *self.ids.get(&parts.concat())?;
+            Some((self.tokens[id as usize].1, id))
+        };
+        let mut queue: BinaryHeap<Candidate> = BinaryHeap::new();
+        let candidate = |tokens: &[u32], at: usize, right: usize| {
+            let pair = (tokens[at], tokens[right]);
+            // Adding 0 makes -0 and 0 equal.
+            union(pair.0, pair.1).map(|(score, id)| Candidate {
+                score: score + 0.0,
+                at,
+                pair,
+                id,
+            })
+        };
+        for at in 1..n {
+            queue.extend(candidate(&tokens, at - 1, at));
+        }
+        while let Some(Candidate { at, pair, id, .. }) = queue.pop() {
+            let right = next[at];
+            if gone[at] || right >= n || (tokens[at], tokens[right]) != pair {
+                continue;
+            }
+            tokens[at] = id;
+            gone[right] = true;
+            next[at] = next[right];
+            if next[at] < n {
+                before[next[at]] = at;
+                queue.extend(candidate(&tokens, at, next[at]));
+            }
+            if before[at] < n {
+                queue.extend(candidate(&tokens, before[at], at));
+            }
+        }
+        let kept = tokens.into_iter().zip(gone);
+        kept.filter(|(_, gone)| !gone)
+            .map(|(token, _)| token)
+            .collect()
     }
 
     /// The text of tokens, from the start of a text; unknown numbers and the marks of start and end give

@@ -204,7 +204,7 @@ impl Source {
                 loaded
                     .items
                     .iter()
-                    .filter(|i| i.split == split)
+                    .filter(|i| i.split == split && !i.answer.needs_sandbox())
                     .take(recipe.items_per_set)
                     .cloned(),
             );

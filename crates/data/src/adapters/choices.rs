@@ -1,7 +1,7 @@
 //! Everyday knowledge: PIQA, HellaSwag and BoolQ.
 //!
-//! Prompts are those of the field's evaluations: PIQA asks for a goal, HellaSwag's context is simply gone on with,
-//! BoolQ's passage stands before its question. The records have no ids on the hub, so an id is the record's place in its
+//! Prompts and options are those of lm-evaluation-harness, stray spaces included, so that its figures come out: PIQA asks
+//! for a goal, HellaSwag's context is simply gone on with, BoolQ's passage stands before its question. The records have no ids on the hub, so an id is the record's place in its
 //! file, whose order is the publisher's in every copy. Test splits have no public labels and are not read.
 
 use std::path::{Path, PathBuf};
@@ -25,14 +25,14 @@ pub(crate) fn piqa(row: &Dataset, places: &[Place]) -> Result<Loaded, Error> {
         &files,
         read_labelled,
         |loaded, official, record| {
-            let solution = |name: &str| Ok(format!(" {}", record.text(name)?.trim()));
+            let solution = |name: &str| Ok(format!(" {}", record.text(name)?));
             let options = vec![solution("sol1")?, solution("sol2")?];
             let gold = record.index("label", options.len())?;
             Question {
                 id: record.position().to_string(),
                 passage: String::new(),
-                question: record.text("goal")?.trim().to_string(),
-                response: options[gold].clone(),
+                question: record.text("goal")?.to_string(),
+                response: options[gold].trim_end().to_string(),
                 answer: Some(Answer::Choice { options, gold }),
                 worked: None,
             }
@@ -83,9 +83,13 @@ pub(crate) fn hellaswag(row: &Dataset, places: &[Place]) -> Result<Loaded, Error
         &files,
         read_records,
         |loaded, official, record| {
-            let context = record.text("ctx")?.trim();
+            // `ctx` is the two parts joined; the harness opens the second, a sentence begun, with a capital.
+            let context = match record.text_or("ctx_b", "") {
+                "" => record.text("ctx")?.to_string(),
+                begun => format!("{} {}", record.text("ctx_a")?, capitalised(begun)),
+            };
             let context = match record.text_or("activity_label", "") {
-                "" => without_marks(context),
+                "" => without_marks(&context),
                 activity => without_marks(&format!("{activity}: {context}")),
             };
             let endings = record.texts("endings")?;
@@ -95,7 +99,7 @@ pub(crate) fn hellaswag(row: &Dataset, places: &[Place]) -> Result<Loaded, Error
                 .collect();
             let gold = record.index("label", options.len())?;
             let id = format!("{official}/{}", record.position());
-            let response = options[gold].clone();
+            let response = options[gold].trim_end().to_string();
             let answer = Answer::Choice { options, gold };
             add(
                 loaded,
@@ -109,16 +113,24 @@ pub(crate) fn hellaswag(row: &Dataset, places: &[Place]) -> Result<Loaded, Error
     )
 }
 
-/// Takes out what WikiHow's headings left behind: `[title]` ends a sentence, anything else in brackets goes.
+/// The first letter large, all others small, as Python's `capitalize`.
+fn capitalised(text: &str) -> String {
+    let mut rest = text.chars();
+    let first = rest.next().map(char::to_uppercase).into_iter().flatten();
+    first.chain(rest.as_str().to_lowercase().chars()).collect()
+}
+
+/// Takes out what WikiHow's headings left behind, as the harness does: `[title]` ends a sentence, anything else in
+/// brackets goes, and a space that this leaves at an end stays.
 fn without_marks(text: &str) -> String {
-    let text = text.replace(" [title]", ". ");
+    let text = text.trim().replace(" [title]", ". ");
     let mut pieces = text.split('[');
     let first = pieces.next().unwrap_or_default().to_string();
     let all = pieces.fold(first, |all, piece| match piece.split_once(']') {
         Some((_, rest)) => all + rest,
         None => all + "[" + piece,
     });
-    all.replace("  ", " ").trim().to_string()
+    all.replace("  ", " ")
 }
 
 /// BoolQ: `train.jsonl`, `dev.jsonl`; yes or no on a passage. A training file of questions alone, in the instruction form

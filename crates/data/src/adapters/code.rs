@@ -1,6 +1,6 @@
 //! CodeXGLUE: translation from Java to C# and text to code (CONCODE), the two tasks of it that teach to write programs.
 //!
-//! Programs are not run here, so there are no items, only text. The tasks that label, search, complete, mend or describe
+//! There are no items, only text: neither task comes with tests, and one reference program is not the only right one. The tasks that label, search, complete, mend or describe
 //! code are left out.
 
 use std::path::{Path, PathBuf};
@@ -81,7 +81,7 @@ pub(crate) fn codexglue(row: &Dataset, places: &[Place]) -> Result<Loaded, Error
     };
     loaded.note = joined([
         loaded.note,
-        "held-out text only: programs are not run".into(),
+        "held-out text only: no tests come with the programs".into(),
     ]);
     Ok(loaded)
 }

@@ -25,7 +25,7 @@ use crate::error::Error;
 use crate::files::parquet::for_each_row;
 use crate::files::{Record, ending};
 use crate::hub::cache::files;
-use crate::record::{Answer, Document, Item, Loaded, Split, Worked};
+use crate::record::{Answer, Comparison, Document, Item, Loaded, Split, Worked};
 
 /// A folder that may hold files of a data set.
 pub(crate) struct Place {
@@ -299,23 +299,28 @@ fn add(
     }
     loaded.texts.push(text);
     if let Some(answer) = answer {
-        let split = Split::deal(&id);
-        loaded.items.push(Item {
-            dataset: row.id.to_string(),
-            family: row.family,
-            id,
-            prompt,
-            answer,
-            split,
-        });
+        judge(loaded, row, id, prompt, answer);
     }
 }
 
-/// An answer with one right text.
+/// Adds an item.
+fn judge(loaded: &mut Loaded, row: &Dataset, id: String, prompt: String, answer: Answer) {
+    loaded.items.push(Item {
+        dataset: row.id.to_string(),
+        family: row.family,
+        split: Split::deal(&id),
+        id,
+        prompt,
+        answer,
+    });
+}
+
+/// An answer with one right text, compared by value.
 fn exact(answer: &str) -> Answer {
     Answer::Exact {
         answer: answer.to_string(),
         also: Vec::new(),
+        by: Comparison::Value,
     }
 }
 

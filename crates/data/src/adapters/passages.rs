@@ -1,18 +1,19 @@
 //! Reading: HotpotQA (two hops over ten paragraphs) and DROP (arithmetic over a passage).
 //!
 //! The passage stands before the question, the answer on a line `#### ..` of its own, as everywhere. An answer may have
-//! several right forms: the first is what is learned, all of them count.
+//! several right forms: the first is what is learned, all of them count. Several spans are one text, joined by `and`, as
+//! in simple-evals: a small model writes text, not lists.
 
 use std::collections::BTreeMap;
 use std::path::Path;
 
 use serde_json::{Value, json};
 
-use super::{DEV, Place, Question, TRAIN, exact, part, read_splits};
+use super::{DEV, Place, Question, TRAIN, part, read_splits};
 use crate::catalogue::Dataset;
 use crate::error::{Error, Place as At};
 use crate::files::{Record, ending, read_records, read_text};
-use crate::record::{Answer, Loaded, id_hash};
+use crate::record::{Answer, Comparison, Loaded, id_hash};
 
 /// HotpotQA in its distractor setting: `hotpot_train_v1.1.json`, `hotpot_dev_distractor_v1.json`. The parts of it that go
 /// round under other names (`amor_dev.jsonl`: 100 training records, `amor_test_500.jsonl`: 500 of dev) are read where
@@ -36,7 +37,11 @@ pub(crate) fn hotpotqa(row: &Dataset, places: &[Place]) -> Result<Loaded, Error>
                 passage: paragraphs(record)?,
                 question: record.text("question")?.trim().to_string(),
                 response: format!("\n#### {answer}"),
-                answer: Some(exact(answer)),
+                answer: Some(Answer::Exact {
+                    answer: answer.to_string(),
+                    also: Vec::new(),
+                    by: Comparison::HotpotQa,
+                }),
                 worked: None,
             }
             .add_to(loaded, row, official);
@@ -120,7 +125,11 @@ pub(crate) fn drop(row: &Dataset, places: &[Place]) -> Result<Loaded, Error> {
                 passage,
                 question,
                 response: format!("\n#### {answer}"),
-                answer: Some(Answer::Exact { answer, also }),
+                answer: Some(Answer::Exact {
+                    answer,
+                    also,
+                    by: Comparison::Drop,
+                }),
                 worked: None,
             }
             .add_to(loaded, row, official);

@@ -6,7 +6,7 @@
 
 mod strategyqa_dev;
 
-use super::{DEV, Place, Question, TEST, TRAIN, exact, part, read_splits};
+use super::{DEV, Place, Question, TEST, TRAIN, exact, judge, part, read_splits};
 use crate::catalogue::Dataset;
 use crate::error::Error;
 use crate::files::{Record, read_records};
@@ -245,23 +245,23 @@ fn choice(record: &Record) -> Result<Question, Error> {
         })?;
     let options: Vec<String> = choices
         .into_iter()
-        .map(|(_, text)| format!(" {}", text.trim()))
+        .map(|(_, text)| format!(" {text}"))
         .collect();
     Ok(Question {
         id: record.text("id")?.to_string(),
         passage: String::new(),
-        question: stem.trim().to_string(),
-        response: options[gold].clone(),
+        question: stem.to_string(),
+        response: options[gold].trim_end().to_string(),
         answer: Some(Answer::Choice { options, gold }),
         worked: None,
     })
 }
 
 /// MBPP: `mbpp.jsonl`; tasks 601-974 train, 511-600 validation, 11-510 test, 1-10 are for few-shot prompts and unused.
-/// Programs are not run here, so there are no items, only text.
+/// An item's prompt names the tests, as the authors' does: the function's name stands nowhere else.
 pub(crate) fn mbpp(row: &Dataset, places: &[Place]) -> Result<Loaded, Error> {
     let files = [part("all", &["mbpp.jsonl"], &[])];
-    let mut loaded = read_splits(row, places, &files, read_records, |loaded, _, record| {
+    read_splits(row, places, &files, read_records, |loaded, _, record| {
         let task = record.number("task_id")?;
         let official = match task as u64 {
             1..=10 => return Ok(()),
@@ -274,20 +274,29 @@ pub(crate) fn mbpp(row: &Dataset, places: &[Place]) -> Result<Loaded, Error> {
                 );
             }
         };
+        let wanted = record.text("text")?.trim();
+        if official != "train" {
+            let tests = unix_lines(&record.texts("test_list")?.join("\n"));
+            let prompt =
+                format!("Question: {wanted} Your code should pass these tests:\n{tests}\nAnswer:");
+            let set_up = unix_lines(record.text_or("test_setup_code", ""));
+            let check = format!("{set_up}\n{tests}\n").trim_start().to_string();
+            let id = format!("{official}/{task}");
+            judge(loaded, row, id, prompt, Answer::Program { check });
+        }
         Question {
             id: task.to_string(),
             passage: String::new(),
-            question: record.text("text")?.trim().to_string(),
-            response: format!(
-                "\n{}",
-                record.text("code")?.replace("\r\n", "\n").trim_end()
-            ),
+            question: wanted.to_string(),
+            response: format!("\n{}", unix_lines(record.text("code")?).trim_end()),
             answer: None,
             worked: None,
         }
         .add_to(loaded, row, official);
         Ok(())
-    })?;
-    loaded.note = "held-out text only: programs are not run".into();
-    Ok(loaded)
+    })
+}
+
+fn unix_lines(text: &str) -> String {
+    text.replace("\r\n", "\n")
 }

@@ -10,7 +10,7 @@ use std::path::Path;
 use super::{
     DEV, From, Part, Place, TEST, TRAIN, document, files_below, nothing, of_snapshot, part, size,
 };
-use crate::catalogue::Dataset;
+use crate::catalogue::{Dataset, Places, dataset};
 use crate::error::Error;
 use crate::files::parquet::{for_each_row, read_parquet};
 use crate::files::{Record, ending, read_csv, read_json, read_jsonl, read_records, read_text};
@@ -94,9 +94,124 @@ fn lines_of(path: &Path) -> Result<String, Error> {
     Ok(text)
 }
 
-/// Cuts at lines ` = Title = ` that stand between empty lines; deeper headings have more `=`.
-fn articles(text: &str) -> Vec<String> {
-    let lines: Vec<&str> = text.lines().map(str::trim).collect();
+/// A page of WikiText as the field scores it: word and byte counts are those of the published text, the likelihood is
+/// that of a text a person could have written.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Page {
+    /// What is scored: the page with the marks of its tokenization undone.
+    pub text: String,
+    /// Words of the published page.
+    pub words: u64,
+    /// Bytes of the published page.
+    pub bytes: u64,
+}
+
+/// The pages of WikiText's test split, in the order of the file, as lm-evaluation-harness scores them.
+///
+/// # Errors
+/// The set or its test split is nowhere, or the file is wrong.
+pub fn wikitext_pages(places: &Places) -> Result<Vec<Page>, Error> {
+    let row = dataset("wikitext").expect("a row of the table");
+    let found = places.of(row);
+    let test = &WIKITEXT[2];
+    let Some((files, _)) = test.find(&found)? else {
+        let places: Vec<&Place> = found.iter().collect();
+        return Err(nothing(row, &places, test.names[0]));
+    };
+    let mut text = String::new();
+    for path in &files {
+        text += &match ending(path) {
+            Some(_) => lines_of(path)?,
+            None => read_text(path)?,
+        };
+    }
+    let lines: Vec<&str> = text.split('\n').collect();
+    let trimmed: Vec<&str> = lines.iter().map(|line| line.trim()).collect();
+    let starts = titles(&trimmed);
+    let ends = starts.iter().skip(1).copied().chain([lines.len()]);
+    let page = |(start, end): (&usize, usize)| {
+        let page = lines[*start..end].join("\n");
+        Page {
+            words: words(&page),
+            bytes: page.len() as u64,
+            text: detokenized(&page),
+        }
+    };
+    Ok(starts.iter().zip(ends).map(page).collect())
+}
+
+/// The pieces between runs of white space, empty ones at the ends included, as Python's `re.split` counts them.
+fn words(page: &str) -> u64 {
+    let ends = [page.chars().next(), page.chars().next_back()];
+    let open = ends
+        .iter()
+        .filter(|end| end.is_some_and(char::is_whitespace));
+    (page.split_whitespace().count() + open.count()) as u64
+}
+
+/// The published page with the marks of its tokenization undone, replacement by replacement as in the harness
+/// (`preprocess_wikitext.py`), whose order matters.
+fn detokenized(page: &str) -> String {
+    let replace = |text: String, pairs: &[(&str, &str)]| {
+        let mut all = text;
+        for (from, to) in pairs {
+            all = all.replace(from, to);
+        }
+        all
+    };
+    let mut text = replace(
+        page.to_string(),
+        &[
+            ("s '", "s'"),
+            (" @-@ ", "-"),
+            (" @,@ ", ","),
+            (" @.@ ", "."),
+            (" : ", ": "),
+            (" ; ", "; "),
+            (" . ", ". "),
+            (" ! ", "! "),
+            (" ? ", "? "),
+            (" , ", ", "),
+        ],
+    );
+    for (open, close) in [('(', ')'), ('[', ']'), ('{', '}'), ('"', '"'), ('\'', '\'')] {
+        text = tight(&text, open, close);
+    }
+    replace(
+        text,
+        &[
+            ("= = = =", "===="),
+            ("= = =", "==="),
+            ("= =", "=="),
+            (" \u{b0} ", "\u{b0}"),
+            (" \n", "\n"),
+            ("\n ", "\n"),
+            (" N ", " 1 "),
+            (" 's", "'s"),
+        ],
+    )
+}
+
+/// Takes out the white space just inside of each pair of marks, pairs found from the left.
+fn tight(text: &str, open: char, close: char) -> String {
+    let mut out = String::new();
+    let mut rest = text;
+    while let Some((before, after)) = rest.split_once(open) {
+        let Some((inside, behind)) = after.split_once(close) else {
+            break;
+        };
+        out += before;
+        out.push(open);
+        out += inside.trim();
+        out.push(close);
+        rest = behind;
+    }
+    out + rest
+}
+
+/// The lines (without white space around) that open an article: ` = Title = ` between empty lines; deeper headings have
+/// more `=`.
+fn titles(lines: &[&str]) -> Vec<usize> {
     let empty = |i: Option<usize>| {
         i.and_then(|i| lines.get(i))
             .is_none_or(|line| line.is_empty())
@@ -109,7 +224,13 @@ fn articles(text: &str) -> Vec<String> {
             && empty(i.checked_sub(1))
             && empty(Some(i + 1))
     };
-    let starts: Vec<usize> = (0..lines.len()).filter(|&i| title(i)).collect();
+    (0..lines.len()).filter(|&i| title(i)).collect()
+}
+
+/// The articles of a file, without empty lines.
+fn articles(text: &str) -> Vec<String> {
+    let lines: Vec<&str> = text.lines().map(str::trim).collect();
+    let starts = titles(&lines);
     let ends = starts.iter().skip(1).copied().chain([lines.len()]);
     let article = |(start, end): (&usize, usize)| {
         let kept: Vec<&str> = lines[*start..end]

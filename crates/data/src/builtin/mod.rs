@@ -32,7 +32,7 @@ mod worked;
 
 use std::collections::BTreeSet;
 
-use crate::{Answer, Document, Family, Item, Split};
+use crate::{Answer, Comparison, Document, Family, Item, Split};
 use draw::{Draw, held_out};
 
 pub use strategy::{SPECIAL_TOKENS, Strategy};
@@ -162,6 +162,7 @@ fn item(family: Family, exercise: Exercise, index: usize) -> Item {
         Answer::Exact {
             answer: exercise.answer,
             also: Vec::new(),
+            by: Comparison::Value,
         }
     } else {
         let gold = exercise

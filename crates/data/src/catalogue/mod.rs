@@ -82,7 +82,7 @@ impl Places {
     }
 
     /// The folders that hold a data set: under the root first, then snapshots in the cache.
-    fn of(&self, row: &'static Dataset) -> Vec<Place> {
+    pub(crate) fn of(&self, row: &'static Dataset) -> Vec<Place> {
         let folders = self.root.iter().flat_map(|root| {
             let paths = row.folders.iter().map(move |folder| root.join(folder));
             paths.map(|path| Place { path, hub: None })

@@ -5,7 +5,7 @@ use std::fs;
 use std::io::Write;
 use std::path::Path;
 
-use data::{Answer, Family, Found, Loaded, Places, Split, load_folder};
+use data::{Answer, Comparison, Family, Found, Loaded, Places, Split, load_folder};
 
 fn write(root: &Path, name: &str, text: &str) {
     let path = root.join(name);
@@ -63,6 +63,7 @@ fn gsm8k_trains_on_worked_steps_without_marks() {
         Answer::Exact {
             answer: "2000".into(),
             also: Vec::new(),
+            by: Comparison::Value,
         }
     );
     assert_eq!(loaded.worked[0].steps, ["He has 2*1000 = 2,000 nuts."]);
@@ -377,7 +378,7 @@ fn real_data_has_its_published_sizes_and_no_evaluation_record_is_trained_on() {
     let expected = [
         ("gsm8k", 7473, 1319, 1319),
         ("svamp", 700, 300, 300),
-        ("mbpp", 374, 0, 590),
+        ("mbpp", 374, 590, 590),
         ("arc_easy", 2251, 570 + 2376, 570 + 2376),
         ("arc_challenge", 1119, 299 + 1170, 299 + 1170),
         ("strategyqa", 2061, 229, 229),
@@ -433,6 +434,7 @@ fn sound(id: &str, loaded: &Loaded) {
         assert!(item.split != Split::Train);
         let text = &loaded.texts.iter().find(|d| d.id == item.id).unwrap().text;
         match &item.answer {
+            Answer::Program { check } => assert!(check.contains("assert"), "{check}"),
             Answer::Exact { answer, .. } => {
                 let found = data::extract_answer(text.strip_prefix(&item.prompt).unwrap()).unwrap();
                 assert!(data::same_answer(&found, answer), "{item:?}");

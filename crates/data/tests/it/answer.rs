@@ -1,6 +1,6 @@
 //! Finding and comparing final answers.
 
-use data::{extract_answer, same_answer};
+use data::{extract_answer, extract_program, extract_span, same_answer};
 
 fn found(text: &str) -> Option<String> {
     extract_answer(text)
@@ -65,4 +65,36 @@ fn numbers_compare_by_value_and_words_by_their_letters() {
             && same_answer("The  Red Ball", "the red ball")
             && !same_answer("yes", "no")
     );
+}
+
+#[test]
+fn an_answer_on_a_passage_is_what_is_marked_or_the_first_line() {
+    let found = |text| extract_span(text);
+    assert_eq!(
+        found("\n#### Kansas Song\nQuestion:").as_deref(),
+        Some("Kansas Song")
+    );
+    assert_eq!(
+        found("So it is.\nAnswer: 3 March").as_deref(),
+        Some("3 March")
+    );
+    assert_eq!(
+        found("\n Chicago Bears\nmore").as_deref(),
+        Some("Chicago Bears")
+    );
+    assert_eq!(found(" \n "), None);
+}
+
+#[test]
+fn a_program_ends_at_the_next_question_or_stands_in_a_fence() {
+    let program = "def f(x):\n    return x";
+    for text in [
+        format!("\n{program}\nQuestion: next"),
+        format!("\n{program}\n[DONE]\nrest"),
+        format!("Here it is:\n```python\n{program}\n```\nIt returns x."),
+        format!("```\n{program}\n"),
+    ] {
+        assert_eq!(extract_program(&text), program, "{text}");
+    }
+    assert_eq!(extract_program(" \n"), "");
 }

@@ -10,6 +10,7 @@ mod mix;
 mod overlap;
 mod parquet_files;
 mod random;
+mod reading;
 mod shard;
 mod sixteen;
 mod tokenizer;

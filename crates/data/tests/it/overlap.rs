@@ -1,11 +1,12 @@
 //! Contamination between training and evaluation.
 
-use data::{Answer, Family, Item, Split, contamination};
+use data::{Answer, Comparison, Family, Item, Split, contamination};
 
 fn item(prompt: &str) -> Item {
     let answer = Answer::Exact {
         answer: "1".into(),
         also: Vec::new(),
+        by: Comparison::Value,
     };
     let (dataset, id) = ("x".into(), "1".into());
     Item {

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 
-use data::{Answer, Found, Loaded, Places, check, load};
+use data::{Answer, Comparison, Found, Loaded, Places, check, load};
 use parquet::basic::Compression;
 
 use crate::parquet_files::{Column, Inner, write_table};
@@ -268,6 +268,8 @@ fn mbpp_is_split_by_task_and_strategyqa_by_question_wherever_they_stand() {
             Column::Number("task_id", ids),
             Column::Text("text", vec!["Write a function."; n]),
             Column::Text("code", vec!["def f():\r\n    pass"; n]),
+            Column::Texts("test_list", vec![vec!["assert f() is None", "f()"]; n]),
+            Column::Text("test_setup_code", vec!["x = 1\r\ny = 2"; n]),
         ]
     };
     cached(cache.path(), "mbpp", 0, "prompt", &columns(vec![1, 10]));
@@ -277,6 +279,16 @@ fn mbpp_is_split_by_task_and_strategyqa_by_question_wherever_they_stand() {
     let ids = |docs: &[data::Document]| docs.iter().map(|d| d.id.clone()).collect::<Vec<_>>();
     assert_eq!(ids(&loaded.train), ["train/601", "train/974"]);
     assert_eq!(ids(&loaded.texts), ["test/11", "test/510"]);
+    // An item names its tests, which are run after the program.
+    let item = &loaded.items[0];
+    assert_eq!((loaded.items.len(), item.id.as_str()), (2, "test/11"));
+    assert_eq!(
+        item.prompt,
+        "Question: Write a function. Your code should pass these tests:\nassert f() is None\nf()\nAnswer:"
+    );
+    let check = "x = 1\ny = 2\nassert f() is None\nf()\n".to_string();
+    assert_eq!(item.answer, Answer::Program { check });
+    assert!(item.answer.needs_sandbox());
     let row = |qid: &'static str| {
         [
             Column::Text("qid", vec![qid]),
@@ -611,7 +623,8 @@ fn drop_has_one_id_and_several_right_answers_in_every_form() {
         of_simple.items[0].answer,
         Answer::Exact {
             answer: "5".into(),
-            also: vec!["five".into()]
+            also: vec!["five".into()],
+            by: Comparison::Drop,
         }
     );
     let date = official.to_string().replace(
@@ -864,8 +877,17 @@ fn questions_are_sound(id: &str, loaded: &Loaded) {
         .map(|d| (d.id.as_str(), d.text.as_str()))
         .collect();
     for item in &loaded.items {
+        if let Answer::Program { check } = &item.answer {
+            // The prompt names the tests, which the text leaves out.
+            assert!(
+                item.prompt.contains(check.lines().last().unwrap()),
+                "{item:?}"
+            );
+            continue;
+        }
         let end = texts[item.id.as_str()].strip_prefix(&item.prompt).unwrap();
         match &item.answer {
+            Answer::Program { .. } => unreachable!("looked at above"),
             Answer::Exact { answer, .. } => {
                 let found = data::extract_answer(end).unwrap();
                 assert!(
@@ -874,7 +896,7 @@ fn questions_are_sound(id: &str, loaded: &Loaded) {
                 );
             }
             Answer::Choice { options, gold } => {
-                assert!(end.starts_with(&options[*gold]), "{item:?}");
+                assert!(end.starts_with(options[*gold].trim_end()), "{item:?}");
                 assert!(
                     options.iter().all(|o| o.starts_with(' ') && o.len() > 1),
                     "{item:?}"

@@ -4,15 +4,6 @@ use crate::process::{Root, assert_same, finals, forge, forge_on, undisturbed};
 use serde_json::Value;
 use std::path::{Path, PathBuf};
 
-fn all_numbers(value: &Value) {
-    match value {
-        Value::Object(o) => o.values().for_each(all_numbers),
-        Value::Array(a) => a.iter().for_each(all_numbers),
-        Value::Null => panic!("a null among the figures"),
-        _ => {}
-    }
-}
-
 #[test]
 fn eval_scores_a_final_model_on_its_own_held_out_data() {
     let root = undisturbed(1);
@@ -23,9 +14,20 @@ fn eval_scores_a_final_model_on_its_own_held_out_data() {
     let told = &report["phases"]["evomerge"]["champion"];
     assert_eq!(result["bits_per_byte"], told["bits_per_byte"]);
     for (task, accuracy) in told["tasks"].as_object().unwrap() {
-        assert_eq!(&result["tasks"][task]["accuracy"], accuracy, "{task}");
+        let metrics = result["tasks"][task]["metrics"].as_array().unwrap();
+        let same = metrics.iter().find(|m| {
+            ["acc_norm", "exact_match"]
+                .map(Value::from)
+                .contains(&m["metric"])
+        });
+        assert_eq!(&same.unwrap()["value"], accuracy, "{task}");
     }
-    all_numbers(&result);
+    for task in result["tasks"].as_object().unwrap().values() {
+        assert!(
+            task["n"].as_u64().unwrap() > 0 && task["seconds"].is_number(),
+            "{task}"
+        );
+    }
     // What `auto` meant is fixed in the run.
     let header = std::fs::read(root.join("runs/whole/recipe.json")).unwrap();
     let header: Value = serde_json::from_slice(&header).unwrap();
@@ -58,12 +60,16 @@ fn eval_scores_texts_and_tasks() {
     ] {
         assert!(result[field].as_f64().is_some_and(|x| x > 0.0), "{field}");
     }
-    for field in ["accuracy", "stderr", "items", "format_errors"] {
-        assert!(
-            result["tasks"]["builtin_maths"][field].is_number(),
-            "{field}"
-        );
+    let maths = &result["tasks"]["builtin_maths"];
+    for field in ["n", "no_answer", "seconds"] {
+        assert!(maths[field].is_number(), "{field}");
     }
+    let exact = &maths["metrics"][0];
+    assert_eq!(exact["metric"], "exact_match");
+    assert!(
+        exact["value"].is_number() && exact["stderr"].is_number(),
+        "{exact}"
+    );
     forge(&runs, &["eval", "whole", "--task", "bultin_maths"])
         .ended(2)
         .says(&["did you mean `builtin_maths`?"]);

@@ -5,6 +5,7 @@
 mod bad_data;
 mod commands;
 mod damage;
+mod eval;
 mod fetch;
 mod interrupt;
 mod kill;

@@ -467,3 +467,100 @@ fn an_untied_llama2c_file_is_read() {
             .all(|x| x.is_finite())
     );
 }
+
+#[test]
+fn a_vocabulary_joins_the_best_pair_first_and_the_leftmost_of_equals() {
+    // Two unions share a score, and one pair of tokens spells the same union as another.
+    let unions = [
+        ("ab", 5.0),
+        ("bc", 5.0),
+        ("aa", 4.0),
+        ("abc", 6.0),
+        ("aab", -0.0),
+        ("ca", 0.0),
+        ("bca", 3.0),
+    ];
+    let mut tokens: Vec<(Vec<u8>, f32)> = (0..259)
+        .map(|i| (format!("<{i}>").into_bytes(), 0.0))
+        .collect();
+    tokens.extend([" ", "a", "b", "c"].map(|c| (c.as_bytes().to_vec(), 0.0)));
+    tokens.extend(unions.map(|(text, score)| (text.as_bytes().to_vec(), score)));
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("tok.bin");
+    let mut bytes = 8i32.to_le_bytes().to_vec();
+    for (text, score) in &tokens {
+        bytes.extend(score.to_le_bytes());
+        bytes.extend((text.len() as i32).to_le_bytes());
+        bytes.extend(text);
+    }
+    std::fs::write(&file, bytes).unwrap();
+    let vocabulary = Vocabulary::load(&file).unwrap();
+    let id = |text: &[u8]| tokens.iter().position(|t| t.0 == text);
+    // llama2.c's own loop: look at every pair, join the best, begin again.
+    let slowly = |text: &str| {
+        let letters = text.bytes().map(|b| id(&[b]).unwrap());
+        let mut all: Vec<usize> = std::iter::once(id(b" ").unwrap()).chain(letters).collect();
+        loop {
+            let mut best: Option<(f32, usize, usize)> = None;
+            for i in 1..all.len() {
+                let union = [&tokens[all[i - 1]].0[..], &tokens[all[i]].0].concat();
+                if let Some(id) = id(&union)
+                    && best.is_none_or(|b| tokens[id].1 > b.0)
+                {
+                    best = Some((tokens[id].1, i, id));
+                }
+            }
+            let Some((_, at, id)) = best else { break all };
+            all[at - 1] = id;
+            all.remove(at);
+        }
+    };
+    for i in 0..200u64 {
+        let mut left = i * 7919 + 13;
+        let letters = (0..i % 23).map(|_| {
+            left = left.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            ['a', 'b', 'c'][(left >> 33) as usize % 3]
+        });
+        let text: String = std::iter::once('a').chain(letters).collect();
+        let found = vocabulary.encode(&text, false);
+        let wanted: Vec<u32> = slowly(&text).into_iter().map(|t| t as u32).collect();
+        assert_eq!(found, wanted, "{text}");
+    }
+}
+
+#[test]
+fn forked_sequences_go_on_as_if_each_had_seen_the_prompt() {
+    let (folder, json, _) = tiny();
+    let m = hub_format::load(folder.path()).unwrap().model;
+    let tokens: Vec<u32> = whole(&json["tokens"]);
+    let (prompts, rest) = (
+        [&tokens[..5], &tokens[1..3]],
+        [&tokens[4..9], &tokens[2..4], &tokens[7..8]],
+    );
+    // Sequences 0 and 2 take a prompt each, 1 and 3 are copies; a copy's own rows leave the other as it was.
+    let mut stream = m.fork(4).unwrap();
+    stream.extend(&[(0, prompts[0]), (2, prompts[1])]);
+    stream.fork(0, 1);
+    stream.fork(2, 3);
+    let entries = [(0, rest[0]), (1, rest[1]), (3, rest[2])];
+    let targets: Vec<u32> = rest
+        .iter()
+        .flat_map(|r| r.iter().map(|t| (t + 1) % 7))
+        .collect();
+    let found = stream.nll(&entries, &targets);
+    let mut at = 0;
+    for (prompt, rest) in [
+        (prompts[0], rest[0]),
+        (prompts[0], rest[1]),
+        (prompts[1], rest[2]),
+    ] {
+        let all = [prompt, rest].concat();
+        let mut wanted = vec![0; prompt.len()];
+        wanted.extend(&targets[at..at + rest.len()]);
+        let whole = m.nll(&Batch::single(&all), &wanted);
+        let x = distance(&found[at..at + rest.len()], &whole[prompt.len()..]);
+        assert!(x < 1e-4, "{x}");
+        at += rest.len();
+    }
+    assert_eq!(at, found.len());
+}

@@ -4,6 +4,7 @@
 mod bitnet;
 mod core;
 mod detectors;
+mod evaluate;
 mod micro_batch;
 mod ngram;
 mod out_of_memory;
