@@ -2,8 +2,8 @@
 
 use crate::fault::usage;
 use crate::{
-    bench, datasets, doctor, eval, generate, intervene, plan, report, reproduce, run, runs, single,
-    tokenizer,
+    bench, datasets, doctor, eval, generate, intervene, merging, plan, report, reproduce, run,
+    runs, single, tokenizer,
 };
 use anyhow::Result;
 use clap::{Args as ClapArgs, Parser, Subcommand};
@@ -105,6 +105,10 @@ pub(crate) enum Command {
     )]
     Bitnet(single::FromArgs),
     /// Bits per byte on a text, metrics of tasks with their standard errors
+    /// Merge models by a mergekit configuration
+    #[command(after_help = merging::HELP)]
+    Merge(merging::MergeArgs),
+    /// Bits per byte on a text, accuracy on tasks
     #[command(
         after_help = "Examples:\n  forge eval quick/bitnet\n  forge eval model-folder --task arc_easy --task piqa --set data.root=DIR\n  forge eval mine/bitnet --task all --items 200 --json\n  forge eval mine --task mbpp --sandbox 'timeout 10 docker run -i --rm --network none python:3 python -'\n  forge eval model-folder --text book.txt\n\nMetrics: acc and acc_norm (likelihood of the option, and by its characters), exact_match, f1 (DROP, HotpotQA), pass@1 (MBPP), bits_per_byte and word_perplexity, by the formulas of lm-evaluation-harness. Standard errors are analytic: of a mean over items, or of a ratio over texts."
     )]
@@ -155,6 +159,7 @@ impl Command {
             Self::Evomerge(a) => single::later("evomerge", &a, common),
             Self::Quietstar(a) => single::later("quietstar", &a, common),
             Self::Bitnet(a) => single::later("bitnet", &a, common),
+            Self::Merge(a) => merging::merge(&a, common),
             Self::Eval(a) => eval::eval(&a, common),
             Self::Generate(a) => generate::generate(&a, common),
             Self::Chat(a) => generate::chat(&a, common),

@@ -40,7 +40,12 @@ pub(crate) fn exit_code(fault: &anyhow::Error) -> u8 {
             Action { .. } | Name { .. } | NoRun { .. } | RunExists { .. } | Settled { .. }
         )
     };
+    let merge_usage = |e: &merge::Error| {
+        use merge::Error::{File, Read, Write};
+        !matches!(e, File { .. } | Read { .. } | Write { .. })
+    };
     let wrong = fault.is::<Usage>()
+        || fault.downcast_ref().is_some_and(merge_usage)
         || fault.downcast_ref().is_some_and(store_usage)
         || fault.downcast_ref().is_some_and(data_usage);
     match fault.downcast_ref::<train::Error>() {

@@ -45,7 +45,7 @@ fn variable(name: &str) -> Option<String> {
 }
 
 /// The folder of the hub's cache; None where there is not even a home folder.
-fn cache() -> Option<PathBuf> {
+pub(crate) fn cache() -> Option<PathBuf> {
     let direct = variable("HF_HUB_CACHE").map(PathBuf::from);
     let home = || variable("HF_HOME").map(|home| Path::new(&home).join("hub"));
     let general = || {

@@ -13,6 +13,7 @@ mod fault;
 mod generate;
 mod hub;
 mod intervene;
+mod merging;
 mod models;
 mod output;
 mod plan;

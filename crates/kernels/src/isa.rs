@@ -163,6 +163,7 @@ pub fn name() -> &'static str {
 /// Compiles a function once per instruction path and calls the best one.
 ///
 /// The body must be written so that the compiler can vectorise it: plain loops over slices.
+#[macro_export]
 macro_rules! multiversion {
     ($(#[$meta:meta])* $vis:vis fn $name:ident $(<$($g:ident : $bound:path),*>)? ($($arg:ident : $ty:ty),* $(,)?) $(-> $ret:ty)? $body:block) => {
         $(#[$meta])*
@@ -191,7 +192,7 @@ macro_rules! multiversion {
         }
     };
 }
-pub(crate) use multiversion;
+pub use multiversion;
 
 #[cfg(test)]
 mod tests {

@@ -7,35 +7,86 @@
 //! Every function takes and returns task vectors (n elements, flattened) and never sees the base:
 //! the caller adds it. Random masks are keyed on (seed, tensor name, model, element).
 
-use crate::interpolate::same_length;
+use crate::error::Error;
+use crate::operand::{BLOCK, Operand};
+use crate::rounding::Dtype;
+use crate::select::cuts;
+use crate::table::{Inputs, Parameters};
+use crate::thin::{Rule, l1_factor};
+use crate::{loops, methods};
 use kernels::random::Counted;
+
+/// Runs a method on tensors in memory, in fp32. A method that can fail does so for reasons that these have not.
+#[track_caller]
+pub(crate) fn collected(
+    base: Option<Operand<'_>>,
+    models: &[&[f32]],
+    parameters: &Parameters,
+    run: impl Fn(&Inputs, &Parameters, &mut dyn FnMut(&[f32])) -> Result<(), Error>,
+) -> Vec<f32> {
+    let operands: Vec<Operand> = models.iter().map(|m| Operand::from(*m)).collect();
+    let n = operands.first().map_or(0, Operand::len);
+    let inputs = Inputs {
+        tensor: "",
+        shape: &[n],
+        dtype: Dtype::F32,
+        base,
+        models: &operands,
+    };
+    let mut merged = Vec::with_capacity(n);
+    match run(&inputs, parameters, &mut |block| {
+        merged.extend_from_slice(block)
+    }) {
+        Ok(()) => merged,
+        Err(why) => panic!("merge of tensors in memory: {why}"),
+    }
+}
 
 /// d = model - base.
 #[track_caller]
 pub fn task_vector(model: &[f32], base: &[f32]) -> Vec<f32> {
-    same_length("task_vector", &[model, base]);
+    assert_eq!(
+        model.len(),
+        base.len(),
+        "task_vector: tensors of different lengths"
+    );
     model.iter().zip(base).map(|(m, b)| m - b).collect()
 }
 
 /// lambda * sum_i w_i d_i. Sums of three want lambda between 0.3 and 0.5; 1.0 ruins the model.
 #[track_caller]
 pub fn task_arithmetic(deltas: &[&[f32]], weights: &[f64], lambda: f64) -> Vec<f32> {
-    let n = same_length("task_arithmetic", deltas);
     assert_eq!(
         deltas.len(),
         weights.len(),
         "task_arithmetic: one weight per task vector"
     );
-    (0..n)
-        .map(|i| {
-            let sum: f64 = deltas
-                .iter()
-                .zip(weights)
-                .map(|(d, w)| w * f64::from(d[i]))
-                .sum();
-            (lambda * sum) as f32
-        })
-        .collect()
+    summed(deltas, weights, (1.0, lambda, false), (Rule::All, false))
+}
+
+/// A sum of task vectors with (density, lambda, normalize).
+#[track_caller]
+fn summed(
+    deltas: &[&[f32]],
+    weights: &[f64],
+    (density, lambda, normalize): (f64, f64, bool),
+    rule: (Rule, bool),
+) -> Vec<f32> {
+    let parameters = Parameters {
+        tensor: vec![
+            ("lambda", lambda),
+            ("normalize", f64::from(u8::from(normalize))),
+            ("rescale", 0.0),
+        ],
+        models: weights
+            .iter()
+            .map(|w| vec![("weight", *w), ("density", density)])
+            .collect(),
+        seed: 0,
+    };
+    collected(None, deltas, &parameters, |x, p, out| {
+        methods::sum_task_vectors(x, p, rule, out)
+    })
 }
 
 /// How DARE makes up for the dropped elements.
@@ -78,39 +129,20 @@ pub fn dare(
     if drop == 0.0 {
         return delta.to_vec();
     }
-    let draws = Counted::new(seed, tensor, model as u64);
-    drop_and_rescale(delta, drop, rescale, |i| draws.uniform(i as u64) >= drop)
+    let mut kept = delta.to_vec();
+    Counted::new(seed, tensor, model as u64).drop_below(drop, 0, &mut kept);
+    make_up(delta, &mut kept, drop, rescale);
+    kept
 }
 
-/// The deterministic half of DARE: keeps the elements that `keep` names and rescales them.
-pub fn drop_and_rescale(
-    delta: &[f32],
-    drop: f64,
-    rescale: Rescale,
-    keep: impl Fn(usize) -> bool,
-) -> Vec<f32> {
-    let mut kept: Vec<f32> = delta
-        .iter()
-        .enumerate()
-        .map(|(i, &d)| if keep(i) { d } else { 0.0 })
-        .collect();
+/// The second half of DARE: scales what was kept of `delta`.
+pub fn make_up(delta: &[f32], kept: &mut [f32], drop: f64, rescale: Rescale) {
+    let l1 = |v: &[f32]| v.chunks(BLOCK).map(loops::l1).sum::<f64>();
     let factor = match rescale {
         Rescale::Paper => 1.0 / (1.0 - drop),
-        Rescale::Mergekit => {
-            let l1 = |v: &[f32]| v.iter().map(|x| f64::from(x.abs())).sum::<f64>();
-            let (before, after) = (l1(delta), l1(&kept));
-            // A vector of (nearly) nothing has no norm to restore.
-            if before < 1e-7 || after < 1e-7 {
-                1.0
-            } else {
-                before / after
-            }
-        }
+        Rescale::Mergekit => l1_factor(Dtype::F32, l1(delta), l1(kept)),
     };
-    for x in &mut kept {
-        *x = (factor * f64::from(*x)) as f32;
-    }
-    kept
+    loops::scale(Dtype::F32, kept, factor);
 }
 
 /// TIES: trim, elect signs, merge disjointly.
@@ -127,72 +159,37 @@ pub fn ties(
     lambda: f64,
     normalize: bool,
 ) -> Vec<f32> {
-    let n = same_length("ties", deltas);
     assert_eq!(
         deltas.len(),
         weights.len(),
         "ties: one weight per task vector"
     );
-    let trimmed: Vec<Vec<f32>> = deltas.iter().map(|d| trim(d, density)).collect();
-    (0..n)
-        .map(|i| {
-            let elected: f64 = trimmed
-                .iter()
-                .zip(weights)
-                .map(|(d, w)| w * f64::from(d[i]))
-                .sum();
-            let (mut sum, mut share) = (0.0, 0.0);
-            for (d, &w) in trimmed.iter().zip(weights) {
-                let x = w * f64::from(d[i]);
-                if (x > 0.0 && elected >= 0.0) || (x < 0.0 && elected < 0.0) {
-                    sum += x;
-                    share += w;
-                } else if x.is_nan() {
-                    // A broken model must stay visible in the merge.
-                    sum = f64::NAN;
-                }
-            }
-            let divisor = if normalize && share.abs() >= 1e-8 {
-                share
-            } else {
-                1.0
-            };
-            (lambda * sum / divisor) as f32
-        })
-        .collect()
+    check_density(density);
+    summed(
+        deltas,
+        weights,
+        (density, lambda, normalize),
+        (Rule::Largest, true),
+    )
 }
 
-/// Keeps the floor(density * n) elements of largest magnitude, at least one, in O(n): a selection
-/// over keys that hold the magnitude's bits above the reversed index, so no two are equal.
 #[track_caller]
-pub fn trim(delta: &[f32], density: f64) -> Vec<f32> {
+fn check_density(density: f64) {
     assert!(
         density > 0.0 && density <= 1.0,
         "ties: density {density} is outside (0, 1]"
     );
-    let n = delta.len();
-    assert!(
-        n <= u32::MAX as usize,
-        "ties: a tensor of {n} elements is beyond 2^32"
-    );
-    let keep = ((density * n as f64) as usize).max(1);
-    if keep >= n {
-        return delta.to_vec();
+}
+
+/// Keeps the floor(density * n) elements of largest magnitude, at least one, in O(n); of equals the earlier.
+#[track_caller]
+pub fn trim(delta: &[f32], density: f64) -> Vec<f32> {
+    check_density(density);
+    let mut kept = delta.to_vec();
+    let keep = ((density * delta.len() as f64) as usize).max(1);
+    if keep < delta.len() {
+        let walk = |count: &mut dyn FnMut(usize, &[f32])| count(0, delta);
+        cuts(&[keep], false, walk)[0].apply(&mut kept);
     }
-    let key = |(i, d): (usize, &f32)| {
-        (u64::from(d.abs().to_bits()) << 32) | u64::from(u32::MAX - i as u32)
-    };
-    let mut keys: Vec<u64> = delta.iter().enumerate().map(key).collect();
-    let (_, &mut smallest_kept, _) = keys.select_nth_unstable(n - keep);
-    delta
-        .iter()
-        .enumerate()
-        .map(|(i, d)| {
-            if key((i, d)) >= smallest_kept {
-                *d
-            } else {
-                0.0
-            }
-        })
-        .collect()
+    kept
 }

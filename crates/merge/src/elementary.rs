@@ -30,12 +30,33 @@ pub fn cos(x: f64) -> f64 {
     }
 }
 
-/// arccos(x) for |x| <= 0.9999, by Newton's method on cos, which approaches the root from one side.
+/// sin(x) for any finite x; the error grows with |x|, which is a few turns at most.
+pub fn sine(x: f64) -> f64 {
+    let turns = (x / (2.0 * PI)).round();
+    let x = x - turns * 2.0 * PI;
+    if x < 0.0 { -sin(-x) } else { sin(x) }
+}
+
+/// cos(x) for any finite x.
+pub fn cosine(x: f64) -> f64 {
+    let turns = (x / (2.0 * PI)).round();
+    cos((x - turns * 2.0 * PI).abs().min(PI))
+}
+
+/// arccos(x) for |x| <= 1: by Newton's method on cos, which approaches the root from one side, and near the ends, where that
+/// is slow, as twice the arcsine of half the chord.
 pub fn arccos(x: f64) -> f64 {
     assert!(
-        x.abs() <= 0.9999,
-        "arccos of {x} is outside [-0.9999, 0.9999]"
+        x.is_nan() || x.abs() <= 1.0,
+        "arccos of {x} is outside [-1, 1]"
     );
+    if x.abs() > 0.9999 {
+        let y = ((1.0 - x.abs()) / 2.0).sqrt();
+        let square = y * y;
+        let series = 1.0 + square * (1.0 / 6.0 + square * (3.0 / 40.0 + square * 15.0 / 336.0));
+        let angle = 2.0 * y * series;
+        return if x > 0.0 { angle } else { PI - angle };
+    }
     let mut angle = FRAC_PI_2;
     for _ in 0..16 {
         angle += (cos(angle) - x) / sin(angle);

@@ -1,50 +1,32 @@
-//! Interpolation between tensors: weighted mean, SLERP of two, nested SLERP of three.
+//! Interpolation between tensors in memory: weighted mean, SLERP of two, nested SLERP of three.
 //!
-//! Shapes: every slice is one flattened tensor of n elements; the result has n elements.
+//! Shapes: every slice is one flattened tensor of n elements; the result has n elements. The work is done by the methods
+//! of the table; these are their forms for whoever holds tensors, such as a search.
 
-use crate::elementary::{arccos, sin};
+use crate::arithmetic::collected;
+use crate::elementary::{arccos, sin, sine};
+use crate::methods;
+use crate::operand::Operand;
+use crate::table::Parameters;
 
 /// Above this |cosine| two tensors count as collinear and are interpolated linearly (mergekit).
 pub const COLLINEAR: f64 = 0.9995;
-
-/// Panics unless all tensors have the length of the first: mixing shapes is the caller's mistake.
-#[track_caller]
-pub(crate) fn same_length(op: &str, tensors: &[&[f32]]) -> usize {
-    let n = tensors.first().map_or(0, |t| t.len());
-    let lengths: Vec<usize> = tensors.iter().map(|t| t.len()).collect();
-    assert!(
-        lengths.iter().all(|&l| l == n),
-        "{op}: tensors of different lengths {lengths:?}"
-    );
-    n
-}
 
 /// sum_i w_i t_i / sum_i w_i. With `normalize` false (or weights that sum to less than 1e-8 in
 /// magnitude) the sum is not divided.
 #[track_caller]
 pub fn linear(tensors: &[&[f32]], weights: &[f64], normalize: bool) -> Vec<f32> {
-    let n = same_length("linear", tensors);
     assert_eq!(
         tensors.len(),
         weights.len(),
         "linear: one weight per tensor"
     );
-    let total: f64 = weights.iter().sum();
-    let divisor = if normalize && total.abs() >= 1e-8 {
-        total
-    } else {
-        1.0
+    let parameters = Parameters {
+        tensor: vec![("normalize", f64::from(u8::from(normalize)))],
+        models: weights.iter().map(|w| vec![("weight", *w)]).collect(),
+        seed: 0,
     };
-    (0..n)
-        .map(|i| {
-            let sum: f64 = tensors
-                .iter()
-                .zip(weights)
-                .map(|(t, w)| w * f64::from(t[i]))
-                .sum();
-            (sum / divisor) as f32
-        })
-        .collect()
+    collected(None, tensors, &parameters, methods::linear)
 }
 
 /// Spherical interpolation from `a` (t = 0) to `b` (t = 1) of whole flattened tensors, as mergekit:
@@ -55,14 +37,16 @@ pub fn linear(tensors: &[&[f32]], weights: &[f64], normalize: bool) -> Vec<f32> 
 /// mix; run it on task vectors.
 #[track_caller]
 pub fn slerp(t: f64, a: &[f32], b: &[f32]) -> Vec<f32> {
-    same_length("slerp", &[a, b]);
-    let (mut aa, mut bb, mut ab) = (0.0f64, 0.0f64, 0.0f64);
-    for (&x, &y) in a.iter().zip(b) {
-        let (x, y) = (f64::from(x), f64::from(y));
-        aa += x * x;
-        bb += y * y;
-        ab += x * y;
-    }
+    let parameters = Parameters {
+        tensor: vec![("t", t)],
+        models: vec![Vec::new()],
+        seed: 0,
+    };
+    collected(Some(Operand::from(a)), &[b], &parameters, methods::slerp)
+}
+
+/// The coefficients of two tensors on the arc between them, from the sums of their squares and of their products.
+pub(crate) fn angle_coefficients(t: f64, aa: f64, bb: f64, ab: f64) -> (f64, f64) {
     let norm = |square: f64| {
         if square.sqrt() > 1e-8 {
             square.sqrt()
@@ -72,19 +56,23 @@ pub fn slerp(t: f64, a: &[f32], b: &[f32]) -> Vec<f32> {
     };
     let cosine = ab / norm(aa) / norm(bb);
     // Written so that a cosine of NaN, from a broken tensor, takes the linear branch and stays NaN.
-    let (from, to) = if cosine.abs() <= COLLINEAR {
+    if cosine.abs() <= COLLINEAR {
         let angle = arccos(cosine);
+        // Within [0, 1] the series runs unreduced, as it always did: recorded runs hang on its bits.
+        let arc = |x: f64| {
+            if (0.0..=1.0).contains(&t) {
+                sin(x)
+            } else {
+                sine(x)
+            }
+        };
         (
-            sin((1.0 - t) * angle) / sin(angle),
-            sin(t * angle) / sin(angle),
+            arc((1.0 - t) * angle) / sin(angle),
+            arc(t * angle) / sin(angle),
         )
     } else {
         (1.0 - t, t)
-    };
-    a.iter()
-        .zip(b)
-        .map(|(&x, &y)| (from * f64::from(x) + to * f64::from(y)) as f32)
-        .collect()
+    }
 }
 
 /// Nested SLERP of three: `t[0]` goes from the first to the second, `t[1]` from there to the third.

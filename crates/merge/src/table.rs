@@ -1,171 +1,48 @@
-//! The flat table: each merge method by name, with what it needs and the function that runs it.
+//! What a merge method is: a row of [`METHODS`], with the numbers it takes and the function that runs it on one tensor.
 //!
-//! `Inputs` is one tensor of every model, `Parameters` the numbers. A method of the table takes
-//! whole models and gives a whole tensor (base added back); those that work on task vectors form
-//! them here. Parameters are checked once, by `Parameters::check`, before any tensor is touched.
+//! A method sees the same tensor of every model and of the base, flattened, and writes the merged tensor front to
+//! back. Which model is the base, and how a configuration file comes to the numbers, is decided before: a search and a
+//! file merge use the same rows. The rows stand in `methods`, each beside its function.
 
-use crate::arithmetic::{Rescale, dare, task_arithmetic, task_vector, ties};
-use crate::interpolate::{linear, slerp, slerp3};
+use crate::error::Error;
+use crate::operand::Operand;
+use crate::rounding::Dtype;
 
-/// What a user can get wrong in a merge.
-#[derive(Debug, thiserror::Error, PartialEq)]
-pub enum Error {
-    /// The method is not in the table.
-    #[error("unknown merge method `{name}`; the methods are {allowed}")]
-    UnknownMethod {
-        /// As written.
-        name: String,
-        /// The table's names, comma-separated.
-        allowed: String,
-    },
-    /// Too few or too many models.
-    #[error("merge method `{method}` takes {allowed} models, found {found}")]
-    Models {
-        /// The method's name.
-        method: &'static str,
-        /// The allowed number or range.
-        allowed: String,
-        /// How many there are.
-        found: usize,
-    },
-    /// A method on task vectors has no base model.
-    #[error(
-        "merge method `{method}` works on differences from a base model; name one in `base_model`"
-    )]
-    NoBase {
-        /// The method's name.
-        method: &'static str,
-    },
-    /// A parameter is out of its range.
-    #[error("parameter `{name}` is {found}; allowed: {allowed}")]
-    Parameter {
-        /// The parameter's name.
-        name: &'static str,
-        /// Its value.
-        found: String,
-        /// What it may be.
-        allowed: &'static str,
-    },
+pub use crate::methods::METHODS;
+
+/// What a base model is to a method.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Base {
+    /// There must be one; it is not among the models that are merged.
+    Required,
+    /// It is used when there is one.
+    Optional,
+    /// The method knows no base: one that is named is merged as any other model.
+    Unknown,
 }
 
-/// One tensor, flattened, from every model of a merge.
+/// Whose a parameter is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scope {
+    /// One value for the tensor.
+    Tensor,
+    /// One value for each merged model.
+    Model,
+}
+
+/// One number that a method takes; a switch is 0 or 1.
 #[derive(Clone, Copy, Debug)]
-pub struct Inputs<'a> {
-    /// The tensor's name: keys the random masks.
-    pub tensor: &'a str,
-    /// The base model's tensor, for methods on task vectors.
-    pub base: Option<&'a [f32]>,
-    /// The models' tensors, n elements each.
-    pub models: &'a [&'a [f32]],
-}
-
-/// The numbers of all methods in one struct; each method reads those that its formula names.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Parameters {
-    /// Weight per model; empty means 1 for each.
-    pub weights: Vec<f64>,
-    /// Whether linear and TIES divide by the sum of the weights.
-    pub normalize: bool,
-    /// SLERP: one value for two models, two for three (nested).
-    pub t: Vec<f64>,
-    /// TIES: share of elements kept, in (0, 1].
-    pub density: f64,
-    /// DARE: probability of dropping an element, in [0, 1).
-    pub drop: f64,
-    /// DARE: how the loss is made up for.
-    pub rescale: Rescale,
-    /// Factor on the merged task vector.
-    pub lambda: f64,
-    /// Passthrough: factor on the tensor.
-    pub scale: f64,
-    /// Seed of the random masks.
-    pub seed: u64,
-}
-
-impl Default for Parameters {
-    fn default() -> Self {
-        Parameters {
-            weights: Vec::new(),
-            normalize: true,
-            t: vec![0.5],
-            density: 0.5,
-            drop: 0.1,
-            rescale: Rescale::Paper,
-            lambda: 1.0,
-            scale: 1.0,
-            seed: 0,
-        }
-    }
-}
-
-impl Parameters {
-    /// Checks the parameters against a method and a number of models, before a merge starts.
-    pub fn check(&self, method: &Method, models: usize, base: bool) -> Result<(), Error> {
-        if !(method.models.0..=method.models.1).contains(&models) {
-            let allowed = match method.models {
-                (a, b) if a == b => format!("{a}"),
-                (a, usize::MAX) => format!("{a} or more"),
-                (a, b) => format!("{a} to {b}"),
-            };
-            return Err(Error::Models {
-                method: method.name,
-                allowed,
-                found: models,
-            });
-        }
-        if method.base && !base {
-            return Err(Error::NoBase {
-                method: method.name,
-            });
-        }
-        let bad = |name, found: String, allowed| {
-            Err(Error::Parameter {
-                name,
-                found,
-                allowed,
-            })
-        };
-        if !self.weights.is_empty() && self.weights.len() != models {
-            return bad(
-                "weight",
-                format!("{:?}", self.weights),
-                "one number per model",
-            );
-        }
-        if self.weights.iter().any(|w| !w.is_finite()) {
-            return bad("weight", format!("{:?}", self.weights), "finite numbers");
-        }
-        if method.name == "slerp"
-            && (self.t.len() + 1 != models || self.t.iter().any(|t| !(0.0..=1.0).contains(t)))
-        {
-            return bad(
-                "t",
-                format!("{:?}", self.t),
-                "numbers from 0 to 1, one fewer than models",
-            );
-        }
-        if !(self.density > 0.0 && self.density <= 1.0) {
-            return bad("density", self.density.to_string(), "above 0, at most 1");
-        }
-        if !(0.0..1.0).contains(&self.drop) {
-            return bad("drop", self.drop.to_string(), "from 0 to below 1");
-        }
-        if !self.lambda.is_finite() {
-            return bad("lambda", self.lambda.to_string(), "a finite number");
-        }
-        if !self.scale.is_finite() {
-            return bad("scale", self.scale.to_string(), "a finite number");
-        }
-        Ok(())
-    }
-
-    fn weights_for(&self, models: usize) -> Vec<f64> {
-        if self.weights.is_empty() {
-            vec![1.0; models]
-        } else {
-            self.weights.clone()
-        }
-    }
+pub struct Parameter {
+    /// As written in configurations.
+    pub name: &'static str,
+    /// Whose it is.
+    pub scope: Scope,
+    /// Its value where a configuration says nothing; `None` where it must say something.
+    pub default: Option<f64>,
+    /// Whether it is a switch (`true` or `false`).
+    pub switch: bool,
+    /// The least and the greatest value.
+    pub range: (f64, f64),
 }
 
 /// One row of the table.
@@ -173,137 +50,194 @@ impl Parameters {
 pub struct Method {
     /// As written in configurations.
     pub name: &'static str,
-    /// Fewest and most models.
+    /// Fewest and most merged models, without the base where the method knows one.
     pub models: (usize, usize),
-    /// Whether it needs a base model.
-    pub base: bool,
-    /// Merges one tensor. Panics where `Parameters::check` would have refused.
-    pub run: fn(&Inputs, &Parameters) -> Vec<f32>,
+    /// What a base is to it.
+    pub base: Base,
+    /// The numbers it takes.
+    pub parameters: &'static [Parameter],
+    /// Merges one tensor. Panics where [`Method::check`] would have refused.
+    pub run: Run,
 }
 
-/// All methods.
-pub const METHODS: &[Method] = &[
-    Method {
-        name: "linear",
-        models: (1, usize::MAX),
-        base: false,
-        run: run_linear,
-    },
-    Method {
-        name: "slerp",
-        models: (2, 3),
-        base: false,
-        run: run_slerp,
-    },
-    Method {
-        name: "task_arithmetic",
-        models: (1, usize::MAX),
-        base: true,
-        run: run_task_arithmetic,
-    },
-    Method {
-        name: "dare",
-        models: (1, usize::MAX),
-        base: true,
-        run: run_dare,
-    },
-    Method {
-        name: "ties",
-        models: (1, usize::MAX),
-        base: true,
-        run: run_ties,
-    },
-    Method {
-        name: "passthrough",
-        models: (1, 1),
-        base: false,
-        run: run_passthrough,
-    },
-];
+/// Merges one tensor: hands the merged values, in order, to the last argument.
+pub type Run = fn(&Inputs, &Parameters, &mut dyn FnMut(&[f32])) -> Result<(), Error>;
+
+/// One tensor of every model of a merge.
+#[derive(Clone, Copy, Debug)]
+pub struct Inputs<'a> {
+    /// The tensor's name: keys the random masks, and is named in errors.
+    pub tensor: &'a str,
+    /// Its shape; the product is the number of elements of every operand.
+    pub shape: &'a [usize],
+    /// The type that the merge is done in.
+    pub dtype: Dtype,
+    /// The base model's tensor.
+    pub base: Option<Operand<'a>>,
+    /// The merged models' tensors.
+    pub models: &'a [Operand<'a>],
+}
+
+impl Inputs<'_> {
+    /// Elements of a row: the last axis.
+    pub(crate) fn columns(&self) -> usize {
+        self.shape.last().copied().unwrap_or(1).max(1)
+    }
+}
+
+/// Numbers by name.
+pub type Numbers = Vec<(&'static str, f64)>;
+
+/// The numbers of one tensor.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Parameters {
+    /// Those of the tensor.
+    pub tensor: Numbers,
+    /// Those of each merged model.
+    pub models: Vec<Numbers>,
+    /// Seed of the random masks.
+    pub seed: u64,
+}
+
+impl Parameters {
+    /// The defaults of a method for so many models; what has no default is 1 for each.
+    pub fn defaults(method: &Method, models: usize) -> Parameters {
+        let of = |scope| {
+            let all = method.parameters.iter().filter(move |p| p.scope == scope);
+            all.map(|p| (p.name, p.default.unwrap_or(1.0))).collect()
+        };
+        Parameters {
+            tensor: of(Scope::Tensor),
+            models: vec![of(Scope::Model); models],
+            seed: 0,
+        }
+    }
+
+    /// The same with another number for the tensor, or for all models.
+    #[track_caller]
+    pub fn with(mut self, name: &str, value: f64) -> Parameters {
+        let numbers = self.models.iter_mut().flatten().chain(&mut self.tensor);
+        let mut found = false;
+        for (_, old) in numbers.filter(|(known, _)| *known == name) {
+            *old = value;
+            found = true;
+        }
+        assert!(found, "with: no parameter `{name}`");
+        self
+    }
+
+    /// The same with a number for each model.
+    #[track_caller]
+    pub fn with_each(mut self, name: &str, values: &[f64]) -> Parameters {
+        assert_eq!(
+            values.len(),
+            self.models.len(),
+            "with_each: one number per model"
+        );
+        for (numbers, value) in self.models.iter_mut().zip(values) {
+            let place = numbers.iter_mut().find(|(known, _)| *known == name);
+            place.expect("the method has the parameter").1 = *value;
+        }
+        self
+    }
+
+    /// A number of the tensor.
+    #[track_caller]
+    pub(crate) fn number(&self, name: &str) -> f64 {
+        named(&self.tensor, name)
+    }
+
+    /// A switch of the tensor.
+    #[track_caller]
+    pub(crate) fn switch(&self, name: &str) -> bool {
+        self.number(name) != 0.0
+    }
+
+    /// A number of each model.
+    #[track_caller]
+    pub(crate) fn each(&self, name: &str) -> Vec<f64> {
+        self.models
+            .iter()
+            .map(|numbers| named(numbers, name))
+            .collect()
+    }
+}
+
+#[track_caller]
+fn named(numbers: &Numbers, name: &str) -> f64 {
+    let found = numbers.iter().find(|(known, _)| *known == name);
+    found
+        .unwrap_or_else(|| panic!("parameter `{name}` was not resolved"))
+        .1
+}
 
 /// The method of that name.
 pub fn method(name: &str) -> Result<&'static Method, Error> {
     METHODS
         .iter()
         .find(|m| m.name == name)
-        .ok_or_else(|| Error::UnknownMethod {
-            name: name.to_owned(),
-            allowed: METHODS
-                .iter()
-                .map(|m| m.name)
-                .collect::<Vec<_>>()
-                .join(", "),
-        })
+        .ok_or_else(|| Error::unknown("merge_method", name, METHODS.iter().map(|m| m.name)))
 }
 
-fn run_linear(inputs: &Inputs, p: &Parameters) -> Vec<f32> {
-    linear(
-        inputs.models,
-        &p.weights_for(inputs.models.len()),
-        p.normalize,
-    )
-}
-
-fn run_slerp(inputs: &Inputs, p: &Parameters) -> Vec<f32> {
-    match *inputs.models {
-        [a, b] => slerp(p.t[0], a, b),
-        [a, b, c] => slerp3([p.t[0], p.t[1]], [a, b, c]),
-        _ => panic!("slerp: 2 or 3 models, not {}", inputs.models.len()),
+impl Method {
+    /// Checks the number of models, the base and the ranges of all numbers, before any tensor is touched.
+    pub fn check(&self, parameters: &Parameters, base: bool) -> Result<(), Error> {
+        self.check_models(parameters.models.len(), base)?;
+        let numbers = parameters.models.iter().flatten().chain(&parameters.tensor);
+        for &(name, value) in numbers {
+            self.check_number(name, value)?;
+        }
+        Ok(())
     }
-}
 
-fn run_task_arithmetic(inputs: &Inputs, p: &Parameters) -> Vec<f32> {
-    on_task_vectors("task_arithmetic", inputs, |deltas| {
-        task_arithmetic(deltas, &p.weights_for(deltas.len()), p.lambda)
-    })
-}
+    /// Checks the number of merged models and the base.
+    pub fn check_models(&self, models: usize, base: bool) -> Result<(), Error> {
+        if !(self.models.0..=self.models.1).contains(&models) {
+            let allowed = match self.models {
+                (a, b) if a == b => format!("{a}"),
+                (a, usize::MAX) => format!("{a} or more"),
+                (a, b) => format!("{a} to {b}"),
+            };
+            return Err(Error::Models {
+                method: self.name,
+                allowed,
+                beside: if self.base == Base::Unknown {
+                    ""
+                } else {
+                    " beside the base"
+                },
+                found: models,
+            });
+        }
+        if self.base == Base::Required && !base {
+            return Err(Error::NoBase { method: self.name });
+        }
+        Ok(())
+    }
 
-fn run_dare(inputs: &Inputs, p: &Parameters) -> Vec<f32> {
-    on_task_vectors("dare", inputs, |deltas| {
-        let dropped: Vec<Vec<f32>> = deltas
-            .iter()
-            .enumerate()
-            .map(|(i, d)| dare(d, p.drop, p.rescale, p.seed, inputs.tensor, i))
-            .collect();
-        let slices: Vec<&[f32]> = dropped.iter().map(Vec::as_slice).collect();
-        task_arithmetic(&slices, &p.weights_for(deltas.len()), p.lambda)
-    })
-}
+    /// The parameter of that name.
+    pub fn parameter(&self, name: &str) -> Option<&'static Parameter> {
+        self.parameters.iter().find(|p| p.name == name)
+    }
 
-fn run_ties(inputs: &Inputs, p: &Parameters) -> Vec<f32> {
-    on_task_vectors("ties", inputs, |deltas| {
-        ties(
-            deltas,
-            &p.weights_for(deltas.len()),
-            p.density,
-            p.lambda,
-            p.normalize,
-        )
-    })
-}
-
-fn run_passthrough(inputs: &Inputs, p: &Parameters) -> Vec<f32> {
-    inputs.models[0]
-        .iter()
-        .map(|&x| (p.scale * f64::from(x)) as f32)
-        .collect()
-}
-
-/// Forms the task vectors, merges them, adds the base.
-#[track_caller]
-fn on_task_vectors(
-    name: &str,
-    inputs: &Inputs,
-    merge: impl FnOnce(&[&[f32]]) -> Vec<f32>,
-) -> Vec<f32> {
-    let Some(base) = inputs.base else {
-        panic!("{name}: tensor {} has no base", inputs.tensor)
-    };
-    let deltas: Vec<Vec<f32>> = inputs.models.iter().map(|m| task_vector(m, base)).collect();
-    let slices: Vec<&[f32]> = deltas.iter().map(Vec::as_slice).collect();
-    merge(&slices)
-        .iter()
-        .zip(base)
-        .map(|(d, b)| b + d)
-        .collect()
+    /// Checks one number against its range.
+    pub fn check_number(&self, name: &str, value: f64) -> Result<(), Error> {
+        let Some(parameter) = self.parameter(name) else {
+            return Ok(());
+        };
+        let (least, most) = parameter.range;
+        if value.is_finite() && (least..=most).contains(&value) {
+            return Ok(());
+        }
+        let allowed = match (least, most) {
+            (f64::MIN, f64::MAX) => "a finite number".to_owned(),
+            (least, f64::MAX) => format!("a finite number from {least} on"),
+            (least, most) => format!("from {least} to {most}"),
+        };
+        Err(Error::Value {
+            key: name.to_owned(),
+            found: value.to_string(),
+            allowed,
+        })
+    }
 }

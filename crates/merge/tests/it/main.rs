@@ -1,6 +1,7 @@
 //! Tests of the merge methods: by hand, against numpy, and for the properties they must keep.
 #![allow(clippy::unwrap_used)]
 
+mod bits;
 mod by_hand;
 mod reference;
 mod table;
