@@ -780,7 +780,7 @@ fn karcher(inputs: &Inputs, p: &Parameters, out: Out) -> Result<(), Error> {
         if angle < tol {
             break;
         }
-        let (along, across) = (cosine(angle), sine(angle));
+        let (along, across) = (r(cosine(angle)), r(sine(angle)));
         each_block(&valid, BLOCK, |start, v| {
             for (i, x) in mean[start..].iter_mut().enumerate().take(v[0].len()) {
                 let old = f64::from(*x);
@@ -794,7 +794,7 @@ fn karcher(inputs: &Inputs, p: &Parameters, out: Out) -> Result<(), Error> {
                 .for_each(|m| *m = r(f64::from(*m) / length) as f32);
         }
     }
-    let norm = norms.iter().sum::<f64>() / k as f64;
+    let norm = r(norms.iter().sum::<f64>() / k as f64);
     for part in mean.chunks_mut(BLOCK) {
         loops::scale(dtype, part, norm);
         out(part);
