@@ -58,13 +58,14 @@ pub(crate) struct Agreement<'a> {
 
 multiversion! {
     fn add_agreeing_loop<R: Rounding>(_to: R, x: &[f32], weight: f64, into: Agreement) {
-        let rest = into.elected.iter().zip(into.sum.iter_mut()).zip(into.share.iter_mut());
-        for (x, ((&elected, sum), share)) in x.iter().zip(rest) {
-            let x = R::round(weight * f64::from(*x));
-            let agrees = (x > 0.0 && elected >= 0.0) || (x < 0.0 && elected < 0.0);
-            // A broken model must stay visible in the merge.
-            *sum += if agrees || x.is_nan() { x } else { 0.0 };
-            *share += if agrees { weight } else { 0.0 };
+        let n = x.len();
+        let (elected, sum, share) = (&into.elected[..n], &mut into.sum[..n], &mut into.share[..n]);
+        for i in 0..n {
+            let x = R::round(weight * f64::from(x[i]));
+            let along = if elected[i] >= 0.0 { x } else { -x };
+            // Not `along > 0`: a NaN is added, since a broken model must stay visible in the merge.
+            sum[i] += if along <= 0.0 { 0.0 } else { x };
+            share[i] += if along > 0.0 { weight } else { 0.0 };
         }
     }
 }

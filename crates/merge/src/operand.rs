@@ -8,7 +8,7 @@ use crate::rounding::{Dtype, decode, round_slice};
 use std::sync::Arc;
 
 /// Elements of a block: those of a few models and their sums stay in the first two levels of cache.
-pub(crate) const BLOCK: usize = 2048;
+pub(crate) const BLOCK: usize = 1024;
 
 /// Where the elements of a tensor lie.
 #[derive(Clone, Copy, Debug)]
