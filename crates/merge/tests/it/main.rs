@@ -3,5 +3,6 @@
 
 mod bits;
 mod by_hand;
+mod mergekit;
 mod reference;
 mod table;
