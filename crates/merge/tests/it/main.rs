@@ -3,6 +3,7 @@
 
 mod bits;
 mod by_hand;
+mod files;
 mod mergekit;
 mod reference;
 mod table;

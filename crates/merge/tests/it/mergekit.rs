@@ -36,11 +36,18 @@ fn parameters(case: &Value, count: usize) -> Parameters {
     let row = method(case["method"].as_str().unwrap()).unwrap();
     let mut p = Parameters::defaults(row, count);
     for (name, value) in case["tensor"].as_object().unwrap() {
-        let number = value.as_bool().map_or_else(|| value.as_f64().unwrap(), |b| f64::from(u8::from(b)));
+        let number = value
+            .as_bool()
+            .map_or_else(|| value.as_f64().unwrap(), |b| f64::from(u8::from(b)));
         p = p.with(name, number);
     }
     for (name, values) in case["models"].as_object().unwrap() {
-        let values: Vec<f64> = values.as_array().unwrap().iter().map(|x| x.as_f64().unwrap()).collect();
+        let values: Vec<f64> = values
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|x| x.as_f64().unwrap())
+            .collect();
         p = p.with_each(name, &values);
     }
     p
@@ -49,19 +56,35 @@ fn parameters(case: &Value, count: usize) -> Parameters {
 #[test]
 fn every_deterministic_method_gives_what_mergekit_gives_in_fp32_bf16_and_f16() {
     let file: Value = serde_json::from_str(include_str!("../fixtures/mergekit.json")).unwrap();
-    let shape: Vec<usize> = file["shape"].as_array().unwrap().iter().map(|n| n.as_u64().unwrap() as usize).collect();
+    let shape: Vec<usize> = file["shape"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|n| n.as_u64().unwrap() as usize)
+        .collect();
     let mut seen = std::collections::BTreeSet::new();
     for (name, of) in file["dtypes"].as_object().unwrap() {
         let dtype = Dtype::from_name(name).unwrap();
         let base = stored(dtype, &numbers(&of["base"]));
-        let models: Vec<Vec<u8>> = of["models"].as_array().unwrap().iter().map(|m| stored(dtype, &numbers(m))).collect();
+        let models: Vec<Vec<u8>> = of["models"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|m| stored(dtype, &numbers(m)))
+            .collect();
         let (mut exact, mut total) = (0, 0);
         for case in of["cases"].as_array().unwrap() {
             let row = method(case["method"].as_str().unwrap()).unwrap();
             seen.insert(row.name);
             let count = case["count"].as_u64().unwrap() as usize;
-            let operands: Vec<Operand> = models[..count].iter().map(|m| Operand::stored(m, dtype, dtype)).collect();
-            let base = case["base"].as_bool().unwrap().then(|| Operand::stored(&base, dtype, dtype));
+            let operands: Vec<Operand> = models[..count]
+                .iter()
+                .map(|m| Operand::stored(m, dtype, dtype))
+                .collect();
+            let base = case["base"]
+                .as_bool()
+                .unwrap()
+                .then(|| Operand::stored(&base, dtype, dtype));
             assert!(base.is_some() || row.base != Base::Required);
             let inputs = Inputs {
                 tensor: "w",
@@ -89,7 +112,10 @@ fn every_deterministic_method_gives_what_mergekit_gives_in_fp32_bf16_and_f16() {
             }
         }
         if dtype != Dtype::F32 {
-            assert!(exact * 1000 >= total * 995, "{name}: {exact} of {total} bit for bit");
+            assert!(
+                exact * 1000 >= total * 995,
+                "{name}: {exact} of {total} bit for bit"
+            );
         }
     }
     let random = ["dare_linear", "dare_ties", "della", "della_linear"];
