@@ -11,7 +11,7 @@ mergekit lives in a virtual environment of its own, target/peers/mergekit. It is
     python3 -m venv target/peers/mergekit && target/peers/mergekit/bin/pip install torch mergekit==0.1.5
 
 usage: python3 bench/peers/merge.py parity [--forge PATH]
-       python3 bench/peers/merge.py speed [--rounds N] [--only ties,slerp] [--folder DIR]
+       python3 bench/peers/merge.py speed [--rounds N] [--only ties,slerp] [--folder DIR]    remove DIR/rounds.json to begin anew
 """
 
 import argparse
@@ -19,6 +19,7 @@ import datetime
 import json
 import os
 import pathlib
+import resource
 import shutil
 import statistics
 import subprocess
@@ -470,8 +471,10 @@ def anonymous(pid):
 
 
 def timed(command):
-    """Seconds, and peaks of anonymous memory in MiB."""
+    """Seconds, peak of anonymous memory in MiB, and seconds of all cores together."""
     peak, over = [0.0], threading.Event()
+    busy = lambda: sum(resource.getrusage(resource.RUSAGE_CHILDREN)[:2])
+    before = busy()
     begun = time.perf_counter()
     process = subprocess.Popen([str(c) for c in command], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
 
@@ -488,10 +491,13 @@ def timed(command):
     watcher.join()
     if process.returncode:
         sys.exit(f"{command} failed: {said[-2000:]}")
-    return seconds, peak[0]
+    return seconds, peak[0], busy() - before
 
 
 def speed(forge, rounds, only, folder):
+    """Rounds add up in a file beside the checkpoints, so that a comparison can be made in pieces."""
+    kept = folder / "rounds.json"
+    past = json.loads(kept.read_text()) if kept.exists() else {}
     if not folder.exists():
         say(f"making checkpoints in {folder}")
         family(folder, LARGE, "bfloat16", 3)
@@ -499,18 +505,18 @@ def speed(forge, rounds, only, folder):
     for path in folder.glob("*/model.safetensors"):
         subprocess.run(["cat", str(path)], stdout=subprocess.DEVNULL, check=True)
     table = []
-    for name in only:
+    for name in [n for n in SPEED if n in only or n in past]:
         config, goal = SPEED[name]
         path = folder / f"{name}.yml"
         path.write_text(json.dumps(placed(config, folder)))
-        out, got = folder / "out", []
+        out, got = folder / "out", past.setdefault(name, [])
         inputs = len(config["models"]) + ("base_model" in config and name != "slerp")
         runs = {
             "forge": [forge, "merge", path, out],
             "mergekit": [VENV / "bin" / "mergekit-yaml", path, out, "--quiet"],
             "dd": ["dd", f"if={folder / 'a' / 'model.safetensors'}", f"of={out}", "bs=1M", "conv=fsync"],
         }
-        for i in range(rounds):
+        for i in range(len(got), len(got) + (rounds if name in only else 0)):
             order = list(runs)[i % 3:] + list(runs)[: i % 3]
             round_ = {}
             for program in order:
@@ -520,16 +526,18 @@ def speed(forge, rounds, only, folder):
                 shutil.rmtree(out) if out.is_dir() else out.unlink()
                 say(f"{name} round {i + 1}: {program} {round_[program][0]:.2f} s, {round_[program][1]:.0f} MiB")
             got.append(round_)
+            kept.write_text(json.dumps(past))
         middle = lambda program, at: statistics.median(r[program][at] for r in got)
         ratio = statistics.median(r["mergekit"][0] / r["forge"][0] for r in got)
         # Bytes read and written a second, against those of dd, which reads and writes one checkpoint.
         rate = statistics.median(((inputs + 1) / r["forge"][0]) / (2 / r["dd"][0]) for r in got)
         table.append([
             f"{name} of {inputs}", f"{middle('forge', 0):.2f}", f"{middle('mergekit', 0):.1f}", f"{ratio:.1f} ({goal})",
-            f"{middle('forge', 1):.0f}", f"{middle('mergekit', 1):.0f}", f"{middle('dd', 0):.2f}", f"{100 * rate:.0f}%",
+            f"{middle('forge', 2):.1f}", f"{middle('mergekit', 2):.1f}", f"{middle('forge', 1):.0f}",
+            f"{middle('mergekit', 1):.0f}", f"{middle('dd', 0):.2f}", f"{100 * rate:.0f}%",
         ])
     title = f"Merging checkpoints of {size / 1e9:.2f} GB in bf16 (553M parameters; files in the page cache, results synced to the disk)"
-    header = ["merge", "Forge s", "mergekit s", "faster by (goal)", "Forge MiB", "mergekit MiB", "dd of one checkpoint s", "of dd's rate"]
+    header = ["merge", "Forge s", "mergekit s", "faster by (goal)", "Forge CPU s", "mergekit CPU s", "Forge MiB", "mergekit MiB", "dd of one checkpoint s", "of dd's rate"]
     return title, markdown(header, table)
 
 

@@ -9,6 +9,7 @@ mod eval;
 mod fetch;
 mod interrupt;
 mod kill;
+mod merging;
 mod process;
 mod recipe;
 mod report;
