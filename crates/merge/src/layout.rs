@@ -92,7 +92,7 @@ fn is_one_of(name: &str, ends: &[&str]) -> bool {
         name.strip_suffix(*end)
             .is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))
     };
-    ends.iter().any(|end| behind(end))
+    ends.iter().any(behind)
 }
 
 /// Whether a tensor outside of layers comes before them.

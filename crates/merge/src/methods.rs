@@ -202,6 +202,8 @@ pub const METHODS: &[Method] = &[
 ];
 
 type Out<'a> = &'a mut dyn FnMut(&[f32]);
+/// What is done with a block of the base and of the task vectors.
+type OnDeltas<'a> = Box<dyn FnMut(&[f32], &mut [Vec<f32>]) + 'a>;
 
 /// The base's tensor; that there is one was checked.
 #[track_caller]
@@ -351,7 +353,7 @@ fn sce(inputs: &Inputs, p: &Parameters, out: Out) -> Result<(), Error> {
         };
         cut = Some((keep > 0).then(|| cuts(&[keep], dtype == Dtype::Bf16, walk)[0]));
     }
-    let mut select = |mut f: Box<dyn FnMut(&[f32], &mut [Vec<f32>]) + '_>| {
+    let mut select = |mut f: OnDeltas<'_>| {
         let mut cut = cut;
         thinned.each(|_, base, deltas| {
             if let Some(cut) = &mut cut {

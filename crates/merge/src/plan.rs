@@ -329,8 +329,8 @@ impl Planner<'_> {
     fn outside(&self, index: usize, name: &str) -> (usize, String) {
         let has = self.models[index].tensors.contains_key(name);
         let tied = || {
-            let names = self.layouts[index].outside.iter();
-            names.filter(|n| layout::is_embedding(n)).next().cloned()
+            let mut names = self.layouts[index].outside.iter();
+            names.find(|n| layout::is_embedding(n)).cloned()
         };
         let found = if !has && layout::is_head(name) {
             tied()
@@ -585,10 +585,11 @@ impl Planner<'_> {
         let has_head = self.tensors.iter().any(|t| layout::is_head(&t.name));
         let untied =
             |m: &Checkpoint| m.config.get("tie_word_embeddings") != Some(&Value::Bool(true));
-        if has_head && self.models.iter().any(untied) {
-            if let Some(tied) = config.get_mut("tie_word_embeddings") {
-                *tied = json!(false);
-            }
+        if has_head
+            && self.models.iter().any(untied)
+            && let Some(tied) = config.get_mut("tie_word_embeddings")
+        {
+            *tied = json!(false);
         }
         config
     }
