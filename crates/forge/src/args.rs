@@ -104,11 +104,10 @@ pub(crate) enum Command {
         after_help = "Examples:\n  forge bitnet --from mine\n  forge bitnet --from mine/evomerge --run packed"
     )]
     Bitnet(single::FromArgs),
-    /// Bits per byte on a text, metrics of tasks with their standard errors
     /// Merge models by a mergekit configuration
     #[command(after_help = merging::HELP)]
     Merge(merging::MergeArgs),
-    /// Bits per byte on a text, accuracy on tasks
+    /// Bits per byte on a text, metrics of tasks with their standard errors
     #[command(
         after_help = "Examples:\n  forge eval quick/bitnet\n  forge eval model-folder --task arc_easy --task piqa --set data.root=DIR\n  forge eval mine/bitnet --task all --items 200 --json\n  forge eval mine --task mbpp --sandbox 'timeout 10 docker run -i --rm --network none python:3 python -'\n  forge eval model-folder --text book.txt\n\nMetrics: acc and acc_norm (likelihood of the option, and by its characters), exact_match, f1 (DROP, HotpotQA), pass@1 (MBPP), bits_per_byte and word_perplexity, by the formulas of lm-evaluation-harness. Standard errors are analytic: of a mean over items, or of a ratio over texts."
     )]
