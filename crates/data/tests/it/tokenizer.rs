@@ -191,3 +191,74 @@ fn learning_and_packing_do_not_depend_on_the_number_of_threads() {
     };
     assert!(made(1) == made(3));
 }
+
+/// Strings that show every rule of the pattern, and every character of the first planes in changing company.
+fn odd_texts() -> Vec<String> {
+    let parts = [
+        "a", " ", "  ", "\n", "\t", "\u{a0}", "\u{3000}", "1", "٣", "Ⅷ", "½", "é", "e\u{301}",
+        "日", ".", "...", "'", "'s", "'re", "'ll", "'LL", "\u{200d}", "🦀", "_", "\r\n", "don't",
+        "\u{0}", "x1y",
+    ];
+    let mut texts: Vec<String> = (0..4000)
+        .map(|i| {
+            let word = |j| parts[data::random::below(parts.len() as u64, 7, "odd", i, j) as usize];
+            (0..12).map(word).collect()
+        })
+        .collect();
+    let every = (0..=char::MAX as u32).filter_map(char::from_u32);
+    let every: Vec<char> = every.collect();
+    texts.extend(every.chunks(500).map(|some| {
+        let mixed = some.iter().flat_map(|c| [' ', *c, 'a', *c, *c, '1']);
+        mixed.collect()
+    }));
+    texts
+}
+
+#[test]
+fn the_fast_encoder_gives_the_tokens_of_the_crate_for_any_text() {
+    let mut ours = trained(300);
+    // GPT-2's own form: digits are not cut apart.
+    let gpt2 = String::from_utf8(ours.to_bytes()).unwrap();
+    let mut file: serde_json::Value = serde_json::from_str(&gpt2).unwrap();
+    file["pre_tokenizer"] = file["pre_tokenizer"]["pretokenizers"][1].clone();
+    let gpt2 = Tokenizer::from_bytes(file.to_string().as_bytes()).unwrap();
+    let mut texts = odd_texts();
+    texts.extend(TEXTS.map(str::to_string));
+    for text in &texts {
+        assert_eq!(ours.encode(text), ours.encode_by_crate(text), "{text:?}");
+        assert_eq!(gpt2.encode(text), gpt2.encode_by_crate(text), "{text:?}");
+    }
+    ours.add_special(&["[thinking]"]);
+    let special = ["so [thinking] 12", "<|end|>", "[think"];
+    let long = ["ab".repeat(1000), "日本".repeat(400), " ".repeat(5000)];
+    for text in special.into_iter().chain(long.iter().map(String::as_str)) {
+        assert_eq!(ours.encode(text), ours.encode_by_crate(text), "{text:?}");
+    }
+}
+
+#[test]
+fn the_fast_encoder_gives_the_tokens_of_the_crate_on_every_data_set() {
+    let Some(root) = crate::datasets() else {
+        return;
+    };
+    let places = data::Places::local(&root);
+    let sets = data::DATASETS
+        .iter()
+        .filter_map(|row| data::load(row.id, &places).ok());
+    // A part of each, or the crate would take minutes.
+    let texts: Vec<String> = sets
+        .flat_map(|set| {
+            let every = set.train.len() / 40 + 1;
+            let some = set
+                .train
+                .into_iter()
+                .step_by(every)
+                .chain(set.texts.into_iter().take(10));
+            some.map(|document| document.text)
+        })
+        .collect();
+    let tokenizer = Tokenizer::train(texts.iter().map(String::as_str), 4096).unwrap();
+    for text in &texts {
+        assert_eq!(tokenizer.encode(text), tokenizer.encode_by_crate(text));
+    }
+}

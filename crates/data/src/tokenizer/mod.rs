@@ -1,4 +1,5 @@
-//! Byte-level BPE in Hugging Face's `tokenizer.json` form: learned here, encoded by the `tokenizers` crate.
+//! Byte-level BPE in Hugging Face's `tokenizer.json` form: learned here, encoded by [`encoder`] where it is of the kind
+//! that is learned here, else by the `tokenizers` crate, which also reads, writes and decodes.
 //!
 //! Text is cut by GPT-2's pattern with every digit on its own (so that arithmetic sees places, not lumps), each piece is
 //! spelled in bytes, and the most frequent neighbours are merged (Sennrich et al. 2016). Token 0 is
@@ -8,19 +9,23 @@
 //! equal entries of its queue by the order of a hash map. Here the next merge is the pair of highest count, and among
 //! those the one of smallest ids.
 
+mod encoder;
+mod pieces;
+
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, BinaryHeap, HashMap};
 use std::ops::Range;
 use std::path::Path;
+use std::sync::Arc;
 
+use ahash::AHashMap;
 use rayon::prelude::*;
 use serde_json::json;
 use tokenizers::pre_tokenizers::byte_level::ByteLevel;
-use tokenizers::pre_tokenizers::digits::Digits;
-use tokenizers::pre_tokenizers::sequence::Sequence;
-use tokenizers::tokenizer::{OffsetReferential, OffsetType, PreTokenizedString, PreTokenizer};
 
 use crate::error::Error;
+use encoder::{Encoder, spelled};
+use pieces::{Classes, pieces};
 
 /// The token that ends every document; its id is 0 in tokenizers learned here.
 pub const END_OF_DOCUMENT: &str = "<|end|>";
@@ -41,6 +46,7 @@ const MIN_COUNT: u64 = 2;
 #[derive(Clone)]
 pub struct Tokenizer {
     inner: tokenizers::Tokenizer,
+    encoder: Option<Arc<Encoder>>,
     end: u32,
 }
 
@@ -60,7 +66,7 @@ impl Tokenizer {
         }
         let mut tokens: Vec<String> = vec![END_OF_DOCUMENT.to_string()];
         tokens.extend(alphabet.into_iter().map(String::from));
-        let merges = learn(&word_counts(texts)?, &mut tokens, vocab);
+        let merges = learn(&word_counts(texts), &mut tokens, vocab);
         let vocabulary: serde_json::Map<_, _> = tokens
             .into_iter()
             .enumerate()
@@ -97,7 +103,12 @@ impl Tokenizer {
                     ENDS.join(" ")
                 ))
             })?;
-        Ok(Self { inner, end })
+        let encoder = encoder_of(&inner);
+        Ok(Self {
+            inner,
+            encoder,
+            end,
+        })
     }
 
     /// Reads a `tokenizer.json` from disk.
@@ -119,6 +130,13 @@ impl Tokenizer {
 
     /// The tokens of a text. The name of a special token in the text becomes that token.
     pub fn encode(&self, text: &str) -> Vec<u32> {
+        let encoder = self.encoder.as_ref();
+        let tokens = encoder.and_then(|encoder| encoder.encode(text));
+        tokens.unwrap_or_else(|| self.encode_by_crate(text))
+    }
+
+    /// [`Tokenizer::encode`] by the `tokenizers` crate alone: slower, and the yardstick of the other way.
+    pub fn encode_by_crate(&self, text: &str) -> Vec<u32> {
         let encoding = self.inner.encode_fast(text, false);
         encoding
             .expect("byte-level encoding accepts any string")
@@ -183,6 +201,7 @@ impl Tokenizer {
             .map(|name| tokenizers::AddedToken::from(*name, true))
             .collect();
         self.inner.add_special_tokens(&tokens);
+        self.encoder = encoder_of(&self.inner);
     }
 
     /// Blake3 of [`Tokenizer::to_bytes`], in hex.
@@ -191,34 +210,34 @@ impl Tokenizer {
     }
 }
 
-/// How often each piece of text occurs, in the order of its spelling.
-fn word_counts<'a>(texts: impl Iterator<Item = &'a str>) -> Result<BTreeMap<String, u64>, Error> {
-    let cut = Sequence::new(vec![
-        Digits::new(true).into(),
-        ByteLevel::new(false, false, true).into(),
-    ]);
+/// The fast encoder of a tokenizer, where it is of that kind.
+fn encoder_of(inner: &tokenizers::Tokenizer) -> Option<Arc<Encoder>> {
+    let file = serde_json::to_value(inner).expect("a tokenizer that was built can be written");
+    Encoder::of(&file).map(Arc::new)
+}
+
+/// How often each piece of text occurs, in the order of the pieces.
+fn word_counts<'a>(texts: impl Iterator<Item = &'a str>) -> BTreeMap<String, u64> {
+    let classes = Classes::new(true);
     let texts: Vec<&str> = texts.collect();
-    let count = |mut counts: HashMap<String, u64>, text: &&str| {
-        let mut pieces = PreTokenizedString::from(*text);
-        cut.pre_tokenize(&mut pieces)
-            .map_err(|e| Error::Tokenizer(e.to_string()))?;
-        for (piece, _, _) in pieces.get_splits(OffsetReferential::Original, OffsetType::Byte) {
-            match counts.get_mut(piece) {
-                Some(count) => *count += 1,
-                None => _ = counts.insert(piece.to_string(), 1),
-            }
+    let count = |mut counts: AHashMap<&'a str, u64>, text: &&'a str| {
+        for piece in pieces(text, &classes) {
+            *counts.entry(&text[piece]).or_default() += 1;
         }
-        Ok(counts)
+        counts
     };
     // Sums of whole numbers: the same in whatever order the threads come back.
-    let counts = texts.par_iter().try_fold(HashMap::new, count);
-    let counts = counts.try_reduce(HashMap::new, |mut all, some| {
+    let counts = texts.par_iter().fold(AHashMap::new, count);
+    let counts = counts.reduce(AHashMap::new, |mut all, some| {
         for (piece, count) in some {
             *all.entry(piece).or_default() += count;
         }
-        Ok(all)
-    })?;
-    Ok(counts.into_iter().collect())
+        all
+    });
+    let counts = counts.into_iter();
+    counts
+        .map(|(piece, count)| (spelled(piece), count))
+        .collect()
 }
 
 /// Adds merged tokens to `tokens` until there are `vocab` of them or no pair is frequent; returns the merges in order.
