@@ -1,5 +1,6 @@
-//! Reading data files whole: plain or gzip (by the name's `.gz`), as text, JSON lines, a JSON array, CSV, Parquet
-//! ([`parquet`]) or the XML of ASDiv ([`xml`]).
+//! Reading data files: plain or gzip (by the name's `.gz`), as text, JSON lines, a JSON array, CSV, Parquet ([`parquet`])
+//! or the XML of ASDiv ([`xml`]). JSON lines, JSON arrays and Parquet are read record by record, so that a file may be
+//! larger than the memory; the others whole.
 //!
 //! Every fault names the file, the line or record, and the field. A file that ends in the middle of a record is such a
 //! fault: nothing is silently cut off.
@@ -7,9 +8,12 @@
 pub(crate) mod parquet;
 pub(crate) mod xml;
 
-use std::io::Read;
+use std::fs::File;
+use std::io::{BufRead, BufReader, ErrorKind, Read};
 use std::path::{Path, PathBuf};
 
+use serde::Deserializer;
+use serde::de::{Error as _, SeqAccess, Visitor};
 use serde_json::Value;
 
 use crate::error::{Error, Place};
@@ -24,63 +28,137 @@ pub(crate) fn ending(path: &Path) -> Option<&'static str> {
         .find(|known| *known == ending)
 }
 
-/// The records of a file by the ending of its name; a `.json` may hold an array or lines.
-pub(crate) fn read_records(path: &Path) -> Result<Vec<Record>, Error> {
+/// Hears records one after the other, and says whether it wants the next.
+pub(crate) type Take<'a> = &'a mut dyn FnMut(Record) -> Result<bool, Error>;
+
+/// Hands the records of a file to `take` until it says false, by the ending of the file's name; a `.json` may hold an
+/// array or lines.
+pub(crate) fn for_each_record(path: &Path, take: Take) -> Result<(), Error> {
+    let mut none = true;
+    let take: Take = &mut |record| {
+        none = false;
+        take(record)
+    };
     match ending(path) {
-        Some("parquet") => parquet::read_parquet(path),
-        Some("jsonl") => read_jsonl(path),
-        Some("csv") => read_csv(path),
-        _ if read_text(path)?.trim_start().starts_with('{') => read_jsonl(path),
-        _ => read_json(path),
+        Some("parquet") => parquet::for_each_row(path, &[], take)?,
+        Some("jsonl") => for_each_line(path, take)?,
+        Some("csv") => {
+            for record in read_csv(path)? {
+                if !take(record)? {
+                    break;
+                }
+            }
+        }
+        _ => match first(path)? {
+            Some(b'{') => for_each_line(path, take)?,
+            _ => for_each_element(path, take)?,
+        },
     }
+    match none {
+        true => Err(empty(path)),
+        false => Ok(()),
+    }
+}
+
+/// The records of a file, all at once.
+pub(crate) fn read_records(path: &Path) -> Result<Vec<Record>, Error> {
+    let mut records = Vec::new();
+    for_each_record(path, &mut |record| {
+        records.push(record);
+        Ok(true)
+    })?;
+    Ok(records)
 }
 
 /// One record of a file, with where it stands.
 pub(crate) struct Record {
     path: PathBuf,
     place: Place,
+    /// Records of the same split in the files before this one.
+    before: usize,
     value: Value,
+}
+
+/// A file for reading, unpacked when its name ends in `.gz`.
+fn open(path: &Path) -> Result<Box<dyn BufRead>, Error> {
+    const BUFFER: usize = 1 << 18;
+    let file = File::open(path).map_err(|e| Error::io(path, e))?;
+    Ok(match is_packed(path) {
+        false => Box::new(BufReader::with_capacity(BUFFER, file)),
+        true => {
+            let unpacked = flate2::read::MultiGzDecoder::new(file);
+            Box::new(BufReader::with_capacity(BUFFER, unpacked))
+        }
+    })
+}
+
+fn is_packed(path: &Path) -> bool {
+    path.extension().is_some_and(|ext| ext == "gz")
+}
+
+/// What is wrong where reading a file failed: the file system, or what was to be unpacked.
+fn unreadable(path: &Path, e: std::io::Error) -> Error {
+    let unpacking = [
+        ErrorKind::InvalidInput,
+        ErrorKind::InvalidData,
+        ErrorKind::UnexpectedEof,
+    ];
+    match is_packed(path) && unpacking.contains(&e.kind()) {
+        false => Error::io(path, e),
+        true => {
+            let problem =
+                format!("not a whole gzip file ({e}); fetch it again or check it with `gzip -t`");
+            Error::content(path, None, problem)
+        }
+    }
+}
+
+/// The first byte of a file that is not white space.
+fn first(path: &Path) -> Result<Option<u8>, Error> {
+    for byte in open(path)?.bytes() {
+        let byte = byte.map_err(|e| unreadable(path, e))?;
+        if !byte.is_ascii_whitespace() {
+            return Ok(Some(byte));
+        }
+    }
+    Ok(None)
 }
 
 /// The text of a file, unpacked when its name ends in `.gz`.
 pub(crate) fn read_text(path: &Path) -> Result<String, Error> {
-    let raw = std::fs::read(path).map_err(|e| Error::io(path, e))?;
-    let bytes = match path.extension().is_some_and(|ext| ext == "gz") {
-        false => raw,
-        true => {
-            let mut bytes = Vec::new();
-            flate2::read::MultiGzDecoder::new(raw.as_slice())
-                .read_to_end(&mut bytes)
-                .map_err(|e| {
-                    let problem = format!(
-                        "not a whole gzip file ({e}); fetch it again or check it with `gzip -t`"
-                    );
-                    Error::content(path, None, problem)
-                })?;
-            bytes
-        }
-    };
+    let mut bytes = Vec::new();
+    let read = open(path)?.read_to_end(&mut bytes);
+    read.map_err(|e| unreadable(path, e))?;
     String::from_utf8(bytes).map_err(|e| {
         let at = e.utf8_error().valid_up_to();
         let line = 1 + e.as_bytes()[..at].iter().filter(|&&b| b == b'\n').count();
-        Error::content(
-            path,
-            Some(Place::Line(line)),
-            format!("not UTF-8 at byte {at}; convert the file to UTF-8"),
-        )
+        not_utf8(path, line, at)
     })
 }
 
+fn not_utf8(path: &Path, line: usize, at: usize) -> Error {
+    let problem = format!("not UTF-8 at byte {at}; convert the file to UTF-8");
+    Error::content(path, Some(Place::Line(line)), problem)
+}
+
 /// JSON lines: one object a line, empty lines ignored.
-pub(crate) fn read_jsonl(path: &Path) -> Result<Vec<Record>, Error> {
-    let text = read_text(path)?;
-    let lines = text
-        .lines()
-        .enumerate()
-        .filter(|(_, line)| !line.trim().is_empty());
-    let records = lines.map(|(i, line)| {
-        let place = Place::Line(i + 1);
-        let value = serde_json::from_str(line).map_err(|e| {
+fn for_each_line(path: &Path, take: Take) -> Result<(), Error> {
+    let mut file = open(path)?;
+    let (mut line, mut before) = (Vec::new(), 0);
+    for number in 1.. {
+        line.clear();
+        let read = file.read_until(b'\n', &mut line);
+        if read.map_err(|e| unreadable(path, e))? == 0 {
+            break;
+        }
+        let text = std::str::from_utf8(&line)
+            .map_err(|e| not_utf8(path, number, before + e.valid_up_to()))?;
+        before += line.len();
+        if text.trim().is_empty() {
+            continue;
+        }
+        let place = Place::Line(number);
+        let value = serde_json::from_str(text).map_err(|e| {
             let cut = if e.is_eof() {
                 "; the file may be cut off, fetch it again"
             } else {
@@ -88,43 +166,73 @@ pub(crate) fn read_jsonl(path: &Path) -> Result<Vec<Record>, Error> {
             };
             Error::content(path, Some(place), format!("not a JSON record ({e}){cut}"))
         })?;
-        Ok(Record {
-            path: path.to_path_buf(),
-            place,
-            value,
-        })
-    });
-    nonempty(path, records.collect::<Result<_, _>>()?)
+        if !take(Record::new(path, place, value))? {
+            break;
+        }
+    }
+    Ok(())
 }
 
 /// A JSON array of objects.
-pub(crate) fn read_json(path: &Path) -> Result<Vec<Record>, Error> {
-    let value: Value = serde_json::from_str(&read_text(path)?).map_err(|e| {
-        let cut = if e.is_eof() {
-            "; the file is cut off, fetch it again"
-        } else {
-            ""
-        };
-        Error::content(
-            path,
-            Some(Place::Line(e.line())),
-            format!("not JSON ({e}){cut}"),
-        )
-    })?;
-    let Value::Array(values) = value else {
-        return Err(Error::content(
-            path,
-            None,
-            format!("a JSON array of records is needed, found {}", kind(&value)),
-        ));
+fn for_each_element(path: &Path, take: Take) -> Result<(), Error> {
+    let mut elements = Elements {
+        path,
+        take,
+        end: None,
     };
-    let records = values.into_iter().enumerate();
-    let records = records.map(|(i, value)| Record {
-        path: path.to_path_buf(),
-        place: Place::Record(i + 1),
-        value,
-    });
-    nonempty(path, records.collect())
+    let mut file = serde_json::Deserializer::from_reader(open(path)?);
+    let read = file
+        .deserialize_any(&mut elements)
+        .and_then(|()| file.end());
+    match (elements.end, read) {
+        (Some(end), _) => end,
+        (None, Ok(())) => Ok(()),
+        (None, Err(e)) if e.is_io() => Err(unreadable(path, e.into())),
+        (None, Err(e)) if e.is_data() => {
+            let problem = format!("a JSON array of records is needed ({e})");
+            Err(Error::content(path, None, problem))
+        }
+        (None, Err(e)) => {
+            let cut = if e.is_eof() {
+                "; the file is cut off, fetch it again"
+            } else {
+                ""
+            };
+            let problem = format!("not JSON ({e}){cut}");
+            Err(Error::content(path, Some(Place::Line(e.line())), problem))
+        }
+    }
+}
+
+/// The elements of an array on their way from serde to `take`.
+struct Elements<'a> {
+    path: &'a Path,
+    take: Take<'a>,
+    /// What `take` answered where it was not that it wants more.
+    end: Option<Result<(), Error>>,
+}
+
+impl<'de> Visitor<'de> for &mut Elements<'_> {
+    type Value = ();
+
+    fn expecting(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
+        f.write_str("an array")
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut array: A) -> Result<(), A::Error> {
+        for i in 1.. {
+            let Some(value) = array.next_element()? else {
+                break;
+            };
+            self.end = match (self.take)(Record::new(self.path, Place::Record(i), value)) {
+                Ok(true) => continue,
+                Ok(false) => Some(Ok(())),
+                Err(error) => Some(Err(error)),
+            };
+            return Err(A::Error::custom("no more are wanted"));
+        }
+        Ok(())
+    }
 }
 
 /// CSV with a header line, as records of strings; RFC 4180 quoting, so fields may hold line ends.
@@ -145,11 +253,7 @@ pub(crate) fn read_csv(path: &Path) -> Result<Vec<Record>, Error> {
             .cloned()
             .zip(row.into_iter().map(Value::String))
             .collect();
-        Ok(Record {
-            path: path.to_path_buf(),
-            place,
-            value: Value::Object(object),
-        })
+        Ok(Record::new(path, place, Value::Object(object)))
     });
     nonempty(path, records.collect::<Result<_, _>>()?)
 }
@@ -196,13 +300,14 @@ fn csv_rows(path: &Path, text: &str) -> Result<Vec<(usize, Vec<String>)>, Error>
     Ok(rows)
 }
 
+fn empty(path: &Path) -> Error {
+    let problem = "no records; the file may be cut off, fetch it again";
+    Error::content(path, None, problem)
+}
+
 fn nonempty(path: &Path, records: Vec<Record>) -> Result<Vec<Record>, Error> {
     match records.is_empty() {
-        true => Err(Error::content(
-            path,
-            None,
-            "no records; the file may be cut off, fetch it again",
-        )),
+        true => Err(empty(path)),
         false => Ok(records),
     }
 }
@@ -213,8 +318,14 @@ impl Record {
         Self {
             path: path.to_path_buf(),
             place,
+            before: 0,
             value,
         }
+    }
+
+    /// Counts on from the records of the files before.
+    pub(crate) fn after(self, before: usize) -> Self {
+        Self { before, ..self }
     }
 
     /// Adds a field that the publisher keeps in another file.
@@ -325,6 +436,7 @@ impl Record {
         let element = |value: &Value| Record {
             path: self.path.clone(),
             place: self.place,
+            before: self.before,
             value: value.clone(),
         };
         values.iter().map(|value| read(&element(value))).collect()
@@ -350,10 +462,10 @@ impl Record {
         }
     }
 
-    /// Where the record stands, for an id where the record has none.
+    /// Where the record stands in its split, for an id where the record has none.
     pub(crate) fn position(&self) -> usize {
         match self.place {
-            Place::Line(n) | Place::Record(n) => n,
+            Place::Line(n) | Place::Record(n) => self.before + n,
         }
     }
 

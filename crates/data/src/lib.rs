@@ -13,6 +13,7 @@ mod adapters;
 mod answer;
 pub mod builtin;
 mod catalogue;
+mod duplicates;
 mod error;
 mod files;
 pub mod hub;
@@ -25,18 +26,20 @@ mod reading;
 mod record;
 mod shard;
 mod tokenizer;
+mod words;
 
-pub use adapters::load_folder;
 pub use adapters::text::{Page, wikitext_pages};
+pub use adapters::{each_document, load_folder};
 pub use answer::{extract_answer, extract_program, extract_span, same_answer};
 pub use catalogue::{
     Check, DATASETS, Dataset, Found, Hub, Official, Places, check, dataset, expand, load,
 };
+pub use duplicates::{Duplicates, LeftOut, Repeat, Sketch, sketch, sketches};
 pub use error::{Error, Place};
 pub use loader::{Batch, Loader, LoaderState, MAX_EPOCHS, Mix, Piece, PieceAt};
 pub use mix::{Blend, LANGUAGE_FLOOR, Mixture, Stage, stage_at, weights, weights_with_replay};
-pub use overlap::contamination;
-pub use pack::{pack, pack_in_memory};
+pub use overlap::{Evaluation, Overlap, Pair, Screen};
+pub use pack::{Packed, pack, pack_folder, pack_in_memory};
 pub use reading::{ReadingScore, reading_score};
 pub use record::{Answer, Comparison, Document, Family, Item, Loaded, Split, Worked};
 pub use shard::{Manifest, Shard, ShardWriter};

@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use crate::duplicates::LeftOut;
 use crate::error::Error;
 use crate::record::{Family, Split};
 
@@ -46,6 +47,9 @@ pub struct Manifest {
     /// The documents of which only some tokens carry loss: their index and the ranges of tokens, counted in the
     /// document, that do.
     pub loss: Vec<(usize, Vec<Range<u32>>)>,
+    /// What was found and not kept.
+    #[serde(default, skip_serializing_if = "LeftOut::is_unknown")]
+    pub left_out: LeftOut,
     /// Blake3 of this manifest with an empty checksum, in hex.
     pub checksum: String,
 }
@@ -136,6 +140,7 @@ impl ShardWriter {
             blake3: String::new(),
             offsets: vec![0],
             loss: Vec::new(),
+            left_out: LeftOut::default(),
             checksum: String::new(),
         };
         let (source, hash) = (blake3::Hasher::new(), blake3::Hasher::new());
@@ -192,6 +197,11 @@ impl ShardWriter {
         self.manifest.tokens += tokens.len() as u64;
         self.manifest.offsets.push(self.manifest.tokens);
         Ok(())
+    }
+
+    /// Notes in the manifest what was found and not kept.
+    pub fn left_out(&mut self, left_out: LeftOut) {
+        self.manifest.left_out = left_out;
     }
 
     /// Ends the shard: on disk, syncs and renames the tokens, then the manifest.

@@ -2,13 +2,12 @@
 
 use crate::args::Common;
 use crate::fault::usage;
-use crate::{hub, output, recipes, table};
+use crate::{hub, output, packing, recipes, table};
 use anyhow::Result;
 use clap::{Args, Subcommand};
 use data::{Check, Found};
 use serde_json::{Value, json};
 use std::path::PathBuf;
-use train::Source;
 
 #[derive(Args)]
 pub(crate) struct DataArgs {
@@ -19,7 +18,9 @@ pub(crate) struct DataArgs {
 #[derive(Subcommand)]
 enum DataCommand {
     /// Read every data set that a recipe needs, as training would, and say how each stands
-    #[command(after_help = "Example:\n  forge data check small --set data.root=DIR")]
+    #[command(
+        after_help = "Example:\n  forge data check small --set data.root=DIR\n\nBesides what is there and what is missing it counts, in all of the text, training documents that repeat an earlier one and those that hold what any of the sets is evaluated on, by pairs of sets. A run leaves both out of what it takes (data.dedup, data.decontaminate), built-in sets aside."
+    )]
     Check {
         /// Recipe by name or path
         #[arg(default_value = "quick")]
@@ -30,16 +31,11 @@ enum DataCommand {
         after_help = "Examples:\n  forge data fetch gsm8k piqa\n  forge data fetch plan --dry-run\n  forge data fetch plan --mirror https://MIRROR\n\nThe cache is the one of Hugging Face's own programs (HF_HOME, HF_HUB_CACHE). What was fetched is checked for size and hash; what broke off is gone on with at the next call. HF_ENDPOINT names another hub, HF_TOKEN opens repositories that ask for a token, HTTPS_PROXY names a proxy, and HF_HUB_OFFLINE=1 forbids the network."
     )]
     Fetch(hub::FetchArgs),
-    /// Tokenize and pack the data of a recipe into a folder
-    #[command(after_help = "Example:\n  forge data pack quick --out packed")]
-    Pack {
-        /// Recipe by name or path
-        #[arg(default_value = "quick")]
-        recipe: String,
-        /// Folder for the shards
-        #[arg(long, value_name = "DIR")]
-        out: PathBuf,
-    },
+    /// Tokenize and pack the data of a recipe, or folders of text, into a folder
+    #[command(
+        after_help = "Examples:\n  forge data pack quick --out packed\n  forge data pack texts/ more/ --out packed --vocab 8192\n  forge data pack texts/ --out packed --tokenizer tokenizer.json\n\nOf a recipe everything is packed that a run of it would read. Folders may be larger than the memory: each becomes a data set of its name, one text in twenty held out, in shards NAME.bin (trained on), NAME.fitness.bin, NAME.selection.bin and NAME.held_out.bin, each with its manifest NAME.json. Documents that repeat an earlier one are left out, and of a recipe those that hold what is evaluated on (data.dedup, data.decontaminate)."
+    )]
+    Pack(packing::PackArgs),
     /// The data sets that this program reads
     List,
 }
@@ -62,7 +58,7 @@ pub(crate) fn data(args: &DataArgs, common: &Common) -> Result<u8> {
     match &args.command {
         DataCommand::Check { recipe } => check(recipe, common),
         DataCommand::Fetch(args) => hub::fetch(args, common),
-        DataCommand::Pack { recipe, out } => pack(recipe, out, common),
+        DataCommand::Pack(args) => packing::pack(args, common),
         DataCommand::List => {
             list(common);
             Ok(0)
@@ -75,7 +71,11 @@ fn check(recipe: &str, common: &Common) -> Result<u8> {
     let ids: Vec<&str> = recipe.data.sets.iter().map(String::as_str).collect();
     let ids = data::expand(&ids);
     let ids: Vec<&str> = ids.iter().map(String::as_str).collect();
-    let checks = data::check(&hub::places(recipe.data.root.clone()), &ids);
+    let checks = data::check(
+        &hub::places(recipe.data.root.clone()),
+        &ids,
+        (recipe.data.dedup > 0.0).then_some(recipe.data.dedup),
+    );
     let nowhere = |c: &&Check| c.found == Found::Missing && !c.optional;
     let missing = checks.iter().filter(nowhere).count();
     if common.json {
@@ -88,6 +88,7 @@ fn check(recipe: &str, common: &Common) -> Result<u8> {
             ],
             &rows,
         ));
+        overlaps(&checks);
         lacking(&checks);
         if missing > 0 {
             eprintln!(
@@ -97,6 +98,73 @@ fn check(recipe: &str, common: &Common) -> Result<u8> {
         }
     }
     Ok(u8::from(missing > 0))
+}
+
+/// Training documents that repeat others, and what training text holds of the evaluation, by pairs of sets.
+fn overlaps(checks: &[Check]) {
+    let repeated: Vec<Vec<String>> = checks
+        .iter()
+        .filter(|c| c.left_out.describe() != "")
+        .map(|c| {
+            let built_in = data::dataset(&c.dataset).is_some_and(data::Dataset::is_built_in);
+            let count = |n: Option<usize>| n.map_or("-".into(), |n: usize| n.to_string());
+            vec![
+                c.dataset.clone(),
+                count(c.examples.get("train").copied()),
+                count(c.left_out.exact),
+                count(c.left_out.near),
+                count(c.left_out.contaminated),
+                if built_in {
+                    "kept, from templates"
+                } else {
+                    "left out"
+                }
+                .into(),
+            ]
+        })
+        .collect();
+    if !repeated.is_empty() {
+        output::line(
+            "\nTraining documents that say again what an earlier one says, or that hold what is evaluated on:",
+        );
+        let header = [
+            "data set",
+            "documents",
+            "exact",
+            "near",
+            "contaminated",
+            "in a run",
+        ];
+        output::text(&table::table(&header, &repeated));
+    }
+    let pairs: Vec<Vec<String>> = checks
+        .iter()
+        .flat_map(|c| &c.overlaps)
+        .map(|pair| {
+            vec![
+                pair.training.clone(),
+                pair.evaluation.clone(),
+                pair.documents.to_string(),
+                pair.items.to_string(),
+            ]
+        })
+        .collect();
+    if !pairs.is_empty() {
+        output::line("\nEvaluation items found in training text, by 13 words in a row:");
+        let header = ["trained on", "evaluated on", "documents", "items found"];
+        output::text(&table::table(&header, &pairs));
+    }
+    let short: Vec<String> = checks
+        .iter()
+        .filter(|c| c.too_short > 0)
+        .map(|c| format!("{} {}", c.dataset, c.too_short))
+        .collect();
+    if !short.is_empty() {
+        output::line(&format!(
+            "too short to be looked for (fewer than 8 words): {}",
+            short.join(", ")
+        ));
+    }
 }
 
 /// What of the published records is not there, and how to get it.
@@ -140,52 +208,6 @@ fn row(c: &Check) -> Vec<String> {
             _ => c.note.clone(),
         },
     ]
-}
-
-fn pack(recipe: &str, out: &PathBuf, common: &Common) -> Result<u8> {
-    let recipe = recipes::load(recipe, &common.set)?;
-    if out.join("frozen.json").exists() {
-        return usage(format!(
-            "--out {}: the folder holds packed data already; choose another",
-            out.display()
-        ));
-    }
-    let data = hub::with_cache(&recipe.data);
-    let source = Source::prepare(out, &data, recipe.model.vocab, &|line| {
-        eprintln!("{line}");
-    })?;
-    let tokens: u64 = source.summary.iter().map(|u| u.tokens).sum();
-    if common.json {
-        let summary: Vec<Value> = source.summary.iter().map(|u| json!(u)).collect();
-        output::json(
-            &json!({ "folder": out, "vocab": source.tokenizer.vocab_size(), "tokens": tokens, "sets": summary }),
-        );
-    } else {
-        let rows: Vec<Vec<String>> = source
-            .summary
-            .iter()
-            .map(|u| {
-                vec![
-                    u.dataset.clone(),
-                    u.family.name().into(),
-                    u.documents.to_string(),
-                    u.tokens.to_string(),
-                    u.items.to_string(),
-                    u.note.clone(),
-                ]
-            })
-            .collect();
-        output::text(&table::table(
-            &["data set", "family", "documents", "tokens", "items", "note"],
-            &rows,
-        ));
-        output::line(&format!(
-            "{tokens} tokens of a vocabulary of {} in {}",
-            source.tokenizer.vocab_size(),
-            out.display()
-        ));
-    }
-    Ok(0)
 }
 
 fn list(common: &Common) {

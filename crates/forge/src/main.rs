@@ -16,6 +16,7 @@ mod intervene;
 mod merging;
 mod models;
 mod output;
+mod packing;
 mod plan;
 mod progress;
 mod recipes;

@@ -302,6 +302,7 @@ pub(crate) fn summary(run: &Run, report: &Value) -> String {
         ],
         &rows,
     );
+    out += &left_out(&report["data"]);
     out += "\nbits/byte and accuracy (mean over the tasks) are on held-out data; steps are core layers a token.\n";
     out += &by_family(&p["cognate"]);
     for alert in report["alerts"].as_array().into_iter().flatten() {
@@ -382,6 +383,20 @@ fn by_family(cognate: &Value) -> String {
         }
     }
     format!("\n{}\n", table::table(&header, &rows))
+}
+
+/// A line on the training documents that were found and not kept; nothing where all were.
+fn left_out(data: &Value) -> String {
+    let sets = data.as_array().into_iter().flatten();
+    let parts = sets.filter_map(|used| {
+        let left_out: data::LeftOut = serde_json::from_value(used["left_out"].clone()).ok()?;
+        let what = Some(left_out.describe()).filter(|what| !what.is_empty())?;
+        Some(format!("{} ({what})", used["dataset"].as_str()?))
+    });
+    match parts.collect::<Vec<_>>() {
+        none if none.is_empty() => String::new(),
+        parts => format!("\nleft out of training: {}\n", parts.join(", ")),
+    }
 }
 
 fn list(criteria: &[&Value]) -> String {

@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Instant;
-use store::{Bag, Filter, Run, RunState};
+use store::{Bag, Filter, Key, Run, RunState};
 use train::driver::{self, End};
 use train::phase::{ORDER, folder};
 use train::phases::bitnet::BitnetPhase;
@@ -278,14 +278,25 @@ fn frozen(run: &Run) -> PathBuf {
 fn prepare(run: &Run, recipe: &Recipe) -> Result<Source> {
     tensor::precision::select(recipe.precision.resolved()).map_err(anyhow::Error::msg)?;
     let folder = run.dir().join("data");
-    Ok(Source::prepare(
+    let source = Source::prepare(
         &folder,
         &crate::hub::with_cache(&recipe.data),
         recipe.model.vocab,
         &|line| {
             eprintln!("{line}");
         },
-    )?)
+    )?;
+    // Once, also where a kill came between freezing the data and saying so.
+    if run.journal().events()?.iter().all(|e| e.kind != "data") {
+        let key = Key {
+            attempt: run.attempt(),
+            phase: "data".into(),
+            branch: String::new(),
+            step: 0,
+        };
+        run.journal().event(&key, "data", &json!(source.summary))?;
+    }
+    Ok(source)
 }
 
 /// Drives the phases of a span that are not finished yet.

@@ -106,6 +106,13 @@ pub struct DataRecipe {
     pub worked_per_set: usize,
     /// Bytes of text that the tokenizer is trained on.
     pub tokenizer_bytes: usize,
+    /// How like an earlier one a training document must be to be left out: 0.5 to 1 (the same runs of words); 0 leaves
+    /// none out. Built-in sets, whose texts come from templates, are taken as they are.
+    #[serde(default)]
+    pub dedup: f64,
+    /// Whether training documents that hold what any set is evaluated on are left out, built-in ones aside.
+    #[serde(default)]
+    pub decontaminate: bool,
 }
 
 impl DataRecipe {
@@ -228,6 +235,14 @@ impl Recipe {
                 "data.sets",
                 "an empty list".into(),
                 "name at least one data set, or give a folder with --data",
+            );
+        }
+        let dedup = self.data.dedup;
+        if dedup != 0.0 && !(0.5..=1.0).contains(&dedup) {
+            return fail(
+                "data.dedup",
+                dedup.to_string(),
+                "0 (keep every document), or 0.5 to 1: how like an earlier document one must be to be left out",
             );
         }
         self.detectors.validate()?;

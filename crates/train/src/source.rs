@@ -3,7 +3,10 @@
 
 use crate::Error;
 use crate::recipe::DataRecipe;
-use data::{Document, Family, Item, Shard, Split, Tokenizer, Worked, builtin};
+use data::{
+    Document, Duplicates, Evaluation, Family, Item, LeftOut, Shard, ShardWriter, Split, Tokenizer,
+    Worked, builtin,
+};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
@@ -36,8 +39,14 @@ pub struct Used {
     pub documents: usize,
     /// Training tokens.
     pub tokens: u64,
+    /// Bytes of the training text; unknown for runs of older versions.
+    #[serde(default)]
+    pub bytes: Option<u64>,
     /// Evaluation items kept.
     pub items: usize,
+    /// Training documents found and not kept.
+    #[serde(default)]
+    pub left_out: LeftOut,
     /// What a person should know.
     pub note: String,
 }
@@ -50,6 +59,9 @@ struct Frozen {
     worked: Vec<Worked>,
     summary: Vec<Used>,
 }
+
+/// Documents of a sample that are compared with earlier ones at a time.
+const SKETCHED: usize = 512;
 
 impl Source {
     /// Reads, samples, tokenizes and packs the data of a recipe into `dir` (`RUN/data`), or opens what an
@@ -84,6 +96,8 @@ impl Source {
             summary: Vec::new(),
         };
         let mut sets: Vec<(String, Vec<Document>)> = Vec::new();
+        let mut duplicates = (recipe.dedup > 0.0).then(|| Duplicates::new(recipe.dedup));
+        let mut evaluation = Evaluation::default();
         for id in data::expand(&recipe.sets.iter().map(String::as_str).collect::<Vec<_>>()) {
             tell(&format!("reading {id}"));
             let loaded = match Family::ALL.into_iter().find(|f| builtin::dataset(*f) == id) {
@@ -112,7 +126,9 @@ impl Source {
             if loaded.train.is_empty() {
                 tell(&format!("no training text in {id}: {}", loaded.remark()));
             }
-            Self::take(id, loaded, recipe, &mut frozen, &mut sets);
+            evaluation.add(&id, &loaded.items, &loaded.texts);
+            let duplicates = duplicates.as_mut().filter(|_| !is_built_in(&id));
+            Self::take((id, loaded), recipe, duplicates, &mut frozen, &mut sets);
         }
         if let Some(folder) = &recipe.folder {
             tell(&format!("reading {}", folder.display()));
@@ -122,7 +138,19 @@ impl Source {
                 .first()
                 .map_or("folder", |d| &d.dataset)
                 .to_string();
-            Self::take(id, loaded, recipe, &mut frozen, &mut sets);
+            evaluation.add(&id, &loaded.items, &loaded.texts);
+            let duplicates = duplicates.as_mut();
+            Self::take((id, loaded), recipe, duplicates, &mut frozen, &mut sets);
+        }
+        if recipe.decontaminate {
+            tell("comparing training text with the evaluation");
+            decontaminate(evaluation, &mut sets, &mut frozen);
+        }
+        for used in &frozen.summary {
+            let left_out = used.left_out.describe();
+            if !left_out.is_empty() {
+                tell(&format!("left out of {}: {left_out}", used.dataset));
+            }
         }
         let sets: Vec<_> = sets.into_iter().filter(|(_, d)| !d.is_empty()).collect();
         if sets.is_empty() {
@@ -146,10 +174,16 @@ impl Source {
         let tokenizer = Tokenizer::train(sample, vocab)?;
         for (id, docs) in &sets {
             tell(&format!("packing {id}"));
-            let shard = data::pack(dir, id, docs, Split::Train, &tokenizer)?;
-            if let Some(used) = frozen.summary.iter_mut().find(|u| u.dataset == *id) {
-                used.tokens = shard.tokens_total();
-            }
+            let Some(used) = frozen.summary.iter_mut().find(|u| u.dataset == *id) else {
+                continue;
+            };
+            let kind = (id.as_str(), used.family, Split::Train);
+            let (hash, vocab) = (tokenizer.hash(), tokenizer.vocab_size());
+            let mut writer = ShardWriter::create(dir, id, kind, &hash, vocab)?;
+            writer.add(docs, &tokenizer)?;
+            writer.left_out(used.left_out);
+            used.bytes = Some(docs.iter().map(|d| d.text.len() as u64).sum());
+            used.tokens = writer.finish()?.tokens_total();
         }
         store::write_file(
             &dir.join("tokenizer.json"),
@@ -165,11 +199,11 @@ impl Source {
         Ok(())
     }
 
-    /// Takes a share of a data set into the run.
+    /// Takes a share of a data set into the run, without what repeats an earlier document.
     fn take(
-        id: String,
-        loaded: data::Loaded,
+        (id, loaded): (String, data::Loaded),
         recipe: &DataRecipe,
+        duplicates: Option<&mut Duplicates>,
         frozen: &mut Frozen,
         sets: &mut Vec<(String, Vec<Document>)>,
     ) {
@@ -180,18 +214,7 @@ impl Source {
             .or(loaded.items.first().map(|i| i.family))
             .unwrap_or(Family::Language);
         let note = loaded.remark();
-        // The first documents of a counted permutation, until the byte limit.
-        let order = tensor::random::Counted::new(recipe.seed, &format!("sample/{id}"), 0)
-            .permutation(loaded.train.len());
-        let mut bytes = 0;
-        let mut keep: Vec<u32> = order
-            .into_iter()
-            .take_while(|&i| {
-                bytes += loaded.train[i as usize].text.len();
-                bytes <= recipe.bytes_per_set
-            })
-            .collect();
-        keep.sort_unstable();
+        let (keep, left_out) = sample(&id, &loaded.train, recipe, duplicates);
         let mut train: Vec<Option<Document>> = loaded.train.into_iter().map(Some).collect();
         let train: Vec<Document> = keep
             .into_iter()
@@ -222,7 +245,9 @@ impl Source {
             family,
             documents: train.len(),
             tokens: 0,
+            bytes: None,
             items: items.len(),
+            left_out,
             note,
         });
         frozen.items.extend(items);
@@ -281,6 +306,77 @@ impl Source {
             .map(|s| (s.dataset(), s.family(), s.tokens_total()))
             .collect()
     }
+}
+
+/// The share of a data set that a run takes, as ascending indices: the first documents of a counted permutation until
+/// the limit of bytes, without those that repeat one taken before.
+fn sample(
+    id: &str,
+    train: &[Document],
+    recipe: &DataRecipe,
+    mut duplicates: Option<&mut Duplicates>,
+) -> (Vec<u32>, LeftOut) {
+    let order = tensor::random::Counted::new(recipe.seed, &format!("sample/{id}"), 0)
+        .permutation(train.len());
+    let mut left_out = match duplicates {
+        Some(_) => LeftOut::no_repeats(),
+        None => LeftOut::default(),
+    };
+    let (mut bytes, mut keep) = (0, Vec::new());
+    'sample: for some in order.chunks(SKETCHED) {
+        let texts: Vec<&str> = some.iter().map(|&i| &*train[i as usize].text).collect();
+        let mut sketches = match duplicates {
+            Some(_) => data::sketches(&texts).into_iter(),
+            None => Vec::new().into_iter(),
+        };
+        for (&i, text) in some.iter().zip(texts) {
+            if bytes + text.len() > recipe.bytes_per_set {
+                break 'sample;
+            }
+            let known = duplicates.as_mut().zip(sketches.next());
+            match known.and_then(|(duplicates, sketch)| duplicates.take(sketch)) {
+                Some(repeat) => left_out.count(repeat),
+                None => {
+                    bytes += text.len();
+                    keep.push(i);
+                }
+            }
+        }
+    }
+    keep.sort_unstable();
+    (keep, left_out)
+}
+
+/// Takes out the training documents and worked solutions that hold what is evaluated on, but for built-in ones.
+fn decontaminate(
+    evaluation: Evaluation,
+    sets: &mut [(String, Vec<Document>)],
+    frozen: &mut Frozen,
+) {
+    let mut screen = evaluation.close();
+    for (id, documents) in &*sets {
+        screen.read(id, documents);
+    }
+    let overlap = screen.overlap();
+    for ((id, documents), out) in sets.iter_mut().zip(overlap.documents) {
+        if is_built_in(id) {
+            continue;
+        }
+        let mut out_next = out.iter().copied().peekable();
+        let mut at = 0..;
+        documents.retain(|_| out_next.next_if_eq(&at.next().unwrap_or(0)).is_none());
+        if let Some(used) = frozen.summary.iter_mut().find(|u| u.dataset == *id) {
+            used.documents = documents.len();
+            used.left_out.contaminated = Some(out.len());
+        }
+    }
+    let clean = |worked: &Worked| !screen.is_contaminated(&worked.question);
+    frozen.worked.retain(clean);
+}
+
+/// Whether a data set is made here.
+fn is_built_in(id: &str) -> bool {
+    data::dataset(id).is_some_and(data::Dataset::is_built_in)
 }
 
 /// Whether a recipe that names a data set goes on without it.

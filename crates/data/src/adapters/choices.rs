@@ -6,7 +6,7 @@
 
 use std::path::{Path, PathBuf};
 
-use super::{DEV, Place, Question, TRAIN, add, part, read_splits};
+use super::{DEV, Place, Question, Read, TRAIN, add, part, read_splits};
 use crate::catalogue::Dataset;
 use crate::error::Error;
 use crate::files::{Record, ending, read_records, read_text};
@@ -23,7 +23,7 @@ pub(crate) fn piqa(row: &Dataset, places: &[Place]) -> Result<Loaded, Error> {
         row,
         places,
         &files,
-        read_labelled,
+        Read::Files(read_labelled),
         |loaded, official, record| {
             let solution = |name: &str| Ok(format!(" {}", record.text(name)?));
             let options = vec![solution("sol1")?, solution("sol2")?];
@@ -81,7 +81,7 @@ pub(crate) fn hellaswag(row: &Dataset, places: &[Place]) -> Result<Loaded, Error
         row,
         places,
         &files,
-        read_records,
+        Read::Records,
         |loaded, official, record| {
             // `ctx` is the two parts joined; the harness opens the second, a sentence begun, with a capital.
             let context = match record.text_or("ctx_b", "") {
@@ -145,7 +145,7 @@ pub(crate) fn boolq(row: &Dataset, places: &[Place]) -> Result<Loaded, Error> {
         row,
         places,
         &files,
-        read_records,
+        Read::Records,
         |loaded, official, record| {
             let (passage, question, yes) = match record.has("passage") {
                 true => (

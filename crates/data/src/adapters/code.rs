@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::json;
 
-use super::{DEV, Part, Place, Question, TEST, TRAIN, part, read_splits};
+use super::{DEV, Part, Place, Question, Read, TEST, TRAIN, part, read_splits};
 use crate::catalogue::Dataset;
 use crate::error::{Error, Place as At};
 use crate::files::{Record, ending, read_records, read_text};
@@ -100,12 +100,19 @@ fn task(
         .map(|place| Place {
             path: place.path.clone(),
             hub: place.hub,
+            homes: place.homes,
         })
         .collect();
-    read_splits(row, &own, parts, read_pairs, |loaded, official, record| {
-        question(record)?.add_to(loaded, row, official);
-        Ok(())
-    })
+    read_splits(
+        row,
+        &own,
+        parts,
+        Read::Files(read_pairs),
+        |loaded, official, record| {
+            question(record)?.add_to(loaded, row, official);
+            Ok(())
+        },
+    )
 }
 
 /// The lines of `X.java` beside those of `X.cs`; any other file as it is.

@@ -5,7 +5,7 @@
 //!
 //! SVAMP's csv of MAWPS and ASDiv-A is not read anywhere: it would train on what is held out here.
 
-use super::{Part, Place, Question, exact, part, read_splits};
+use super::{Part, Place, Question, Read, exact, part, read_splits};
 use crate::catalogue::Dataset;
 use crate::error::Error;
 use crate::files::xml::read_elements;
@@ -20,29 +20,35 @@ pub(crate) fn asdiv(row: &Dataset, places: &[Place]) -> Result<Loaded, Error> {
         Some(_) => read_records(path),
         None => read_elements(path, "Problem"),
     };
-    read_splits(row, places, &FILES, read, |loaded, _, record| {
-        let (id, number) = number_of(record)?;
-        let official = if in_fold_4(number) { "test" } else { "train" };
-        let published = record.has("Body");
-        let (question, answer, step) = match published {
-            true => published_form(record)?,
-            false => hub_form(record)?,
-        };
-        let worked = step
-            .clone()
-            .map(|step| (Vec::new(), vec![step], answer.clone()));
-        let step = step.map_or(String::new(), |step| format!(" {step}"));
-        Question {
-            id,
-            passage: String::new(),
-            question,
-            response: format!("{step}\n#### {answer}"),
-            answer: Some(exact(&answer)),
-            worked,
-        }
-        .add_to(loaded, row, official);
-        Ok(())
-    })
+    read_splits(
+        row,
+        places,
+        &FILES,
+        Read::Files(read),
+        |loaded, _, record| {
+            let (id, number) = number_of(record)?;
+            let official = if in_fold_4(number) { "test" } else { "train" };
+            let published = record.has("Body");
+            let (question, answer, step) = match published {
+                true => published_form(record)?,
+                false => hub_form(record)?,
+            };
+            let worked = step
+                .clone()
+                .map(|step| (Vec::new(), vec![step], answer.clone()));
+            let step = step.map_or(String::new(), |step| format!(" {step}"));
+            Question {
+                id,
+                passage: String::new(),
+                question,
+                response: format!("{step}\n#### {answer}"),
+                answer: Some(exact(&answer)),
+                worked,
+            }
+            .add_to(loaded, row, official);
+            Ok(())
+        },
+    )
 }
 
 /// `nluds-0001`, which the hub's ids end in, and its number.

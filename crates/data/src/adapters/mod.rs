@@ -18,12 +18,11 @@ pub(crate) mod text;
 
 use std::path::{Path, PathBuf};
 
-pub use text::load_folder;
+pub use text::{each_document, load_folder};
 
 use crate::catalogue::{Dataset, Hub};
 use crate::error::Error;
-use crate::files::parquet::for_each_row;
-use crate::files::{Record, ending};
+use crate::files::{Record, Take, ending, for_each_record};
 use crate::hub::cache::files;
 use crate::record::{Answer, Comparison, Document, Item, Loaded, Split, Worked};
 
@@ -33,6 +32,8 @@ pub(crate) struct Place {
     pub(crate) path: PathBuf,
     /// The repository, where the folder is a snapshot of one.
     pub(crate) hub: Option<&'static Hub>,
+    /// The repositories of the data set, of which a folder may be a copy.
+    pub(crate) homes: &'static [Hub],
 }
 
 /// One official split and the files that hold it.
@@ -91,7 +92,7 @@ impl Part {
         for place in places {
             let (files, from) = match place.hub {
                 Some(hub) => (of_snapshot(hub, &place.path, self.words)?, From::Cache),
-                None => (self.of_folder(&place.path)?, From::Root),
+                None => (self.of_folder(place)?, From::Root),
             };
             if !files.is_empty() {
                 return Ok(Some((files, from)));
@@ -102,8 +103,10 @@ impl Part {
         Ok(stand_in.next().map(|path| (vec![path], From::StandIn)))
     }
 
-    /// The publisher's file, else Parquet files of the split anywhere below.
-    fn of_folder(&self, folder: &Path) -> Result<Vec<PathBuf>, Error> {
+    /// The publisher's file, else Parquet files of the split anywhere below; of the set's configuration only, where the
+    /// folder is a copy of a repository with several.
+    fn of_folder(&self, place: &Place) -> Result<Vec<PathBuf>, Error> {
+        let folder = &place.path;
         if let Some(path) = named(folder, self.names) {
             return Ok(vec![path]);
         }
@@ -112,6 +115,14 @@ impl Part {
             let inside = path.strip_prefix(folder).unwrap_or(path);
             ending(path) == Some("parquet") && has_word(&slashed(inside), self.words)
         });
+        let configured = |path: &PathBuf| {
+            let inside = slashed(path.strip_prefix(folder).unwrap_or(path));
+            let mut homes = place.homes.iter().filter(|hub| !hub.under.is_empty());
+            homes.any(|hub| inside.starts_with(hub.under))
+        };
+        if files.iter().any(configured) {
+            files.retain(configured);
+        }
         Ok(files)
     }
 }
@@ -171,14 +182,32 @@ pub(crate) fn slashed(path: &Path) -> String {
     parts.join("/")
 }
 
+/// How the files of a set are read.
+enum Read {
+    /// As their endings say, record by record: the large sets are many times larger as records than on disk.
+    Records,
+    /// By a function of the set's own, file by file, but for Parquet.
+    Files(fn(&Path) -> Result<Vec<Record>, Error>),
+}
+
+impl Read {
+    fn each(&self, path: &Path, take: Take) -> Result<(), Error> {
+        match self {
+            Self::Files(read) if ending(path) != Some("parquet") => read(path)?
+                .into_iter()
+                .try_for_each(|record| take(record).map(|_| ())),
+            _ => for_each_record(path, take),
+        }
+    }
+}
+
 /// Reads the splits of a data set that are there, in the order given, and hands each record to `take` with its official
-/// split; `read` is for files other than Parquet. What is not there goes into the note; it is an error only when nothing
-/// is.
+/// split. What is not there goes into the note; it is an error only when nothing is.
 fn read_splits(
     row: &Dataset,
     places: &[Place],
     parts: &[Part],
-    read: fn(&Path) -> Result<Vec<Record>, Error>,
+    read: Read,
     mut take: impl FnMut(&mut Loaded, &'static str, &Record) -> Result<(), Error>,
 ) -> Result<Loaded, Error> {
     let mut loaded = Loaded::default();
@@ -189,23 +218,15 @@ fn read_splits(
             continue;
         };
         loaded.came_from(part.official, from);
+        let mut last = 0;
         for path in files {
             loaded.bytes += size(&path)?;
-            if ending(&path) == Some("parquet") {
-                // Row by row: the large sets are many times larger as records than on disk.
-                let mut rows = 0;
-                for_each_row(&path, &[], |record| {
-                    rows += 1;
-                    take(&mut loaded, part.official, &record).map(|()| true)
-                })?;
-                if rows == 0 {
-                    return Err(Error::content(&path, None, "no rows; fetch it again"));
-                }
-                continue;
-            }
-            for record in read(&path)? {
-                take(&mut loaded, part.official, &record)?;
-            }
+            let before = last;
+            read.each(&path, &mut |record| {
+                let record = record.after(before);
+                last = record.position();
+                take(&mut loaded, part.official, &record).map(|()| true)
+            })?;
         }
     }
     if loaded.bytes == 0 {

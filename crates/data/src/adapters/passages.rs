@@ -9,7 +9,7 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 
-use super::{DEV, Place, Question, TRAIN, part, read_splits};
+use super::{DEV, Place, Question, Read, TRAIN, part, read_splits};
 use crate::catalogue::Dataset;
 use crate::error::{Error, Place as At};
 use crate::files::{Record, ending, read_records, read_text};
@@ -27,7 +27,7 @@ pub(crate) fn hotpotqa(row: &Dataset, places: &[Place]) -> Result<Loaded, Error>
         row,
         places,
         &files,
-        read_records,
+        Read::Records,
         |loaded, official, record| {
             let answer = record.text("answer")?.trim();
             Question {
@@ -96,7 +96,7 @@ pub(crate) fn drop(row: &Dataset, places: &[Place]) -> Result<Loaded, Error> {
         row,
         places,
         &files,
-        read_drop,
+        Read::Files(read_drop),
         |loaded, official, record| {
             let (passage, question, answers) = match record.has("ref_text") {
                 true => simple_evals(record)?,

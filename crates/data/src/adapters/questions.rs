@@ -6,10 +6,10 @@
 
 mod strategyqa_dev;
 
-use super::{DEV, Place, Question, TEST, TRAIN, exact, judge, part, read_splits};
+use super::{DEV, Place, Question, Read, TEST, TRAIN, exact, judge, part, read_splits};
 use crate::catalogue::Dataset;
 use crate::error::Error;
-use crate::files::{Record, read_records};
+use crate::files::Record;
 use crate::record::{Answer, Loaded, id_hash};
 
 /// GSM8K: `train.jsonl`, `test.jsonl` with `question` and a worked `answer`.
@@ -22,7 +22,7 @@ pub(crate) fn gsm8k(row: &Dataset, places: &[Place]) -> Result<Loaded, Error> {
         row,
         places,
         &files,
-        read_records,
+        Read::Records,
         |loaded, official, record| {
             let (worked, answer) = record.text("answer")?.rsplit_once("####").ok_or_else(|| {
             record.fault("field `answer` must end in a line `#### N`, found none; the file may be cut off".into())
@@ -59,7 +59,7 @@ fn without_marks(text: &str) -> String {
 /// The csv of MAWPS and ASDiv-A beside it is not used: it would leak ASDiv.
 pub(crate) fn svamp(row: &Dataset, places: &[Place]) -> Result<Loaded, Error> {
     let files = [part("all", &["SVAMP.json"], &[])];
-    read_splits(row, places, &files, read_records, |loaded, _, record| {
+    read_splits(row, places, &files, Read::Records, |loaded, _, record| {
         let id = record.text("ID")?.to_string();
         let official = if svamp_is_held_out(&id) {
             "test"
@@ -133,7 +133,7 @@ pub(crate) fn strategyqa(row: &Dataset, places: &[Place]) -> Result<Loaded, Erro
         row,
         places,
         &files,
-        read_records,
+        Read::Records,
         |loaded, split, record| {
             let id = record.text("qid")?.to_string();
             let official = match split {
@@ -183,7 +183,7 @@ pub(crate) fn arc(row: &Dataset, places: &[Place]) -> Result<Loaded, Error> {
         row,
         places,
         &files,
-        read_records,
+        Read::Records,
         |loaded, official, record| {
             choice(record)?.add_to(loaded, row, official);
             Ok(())
@@ -201,7 +201,7 @@ pub(crate) fn commonsenseqa(row: &Dataset, places: &[Place]) -> Result<Loaded, E
         row,
         places,
         &files,
-        read_records,
+        Read::Records,
         |loaded, official, record| {
             choice(record)?.add_to(loaded, row, official);
             Ok(())
@@ -261,7 +261,7 @@ fn choice(record: &Record) -> Result<Question, Error> {
 /// An item's prompt names the tests, as the authors' does: the function's name stands nowhere else.
 pub(crate) fn mbpp(row: &Dataset, places: &[Place]) -> Result<Loaded, Error> {
     let files = [part("all", &["mbpp.jsonl"], &[])];
-    read_splits(row, places, &files, read_records, |loaded, _, record| {
+    read_splits(row, places, &files, Read::Records, |loaded, _, record| {
         let task = record.number("task_id")?;
         let official = match task as u64 {
             1..=10 => return Ok(()),

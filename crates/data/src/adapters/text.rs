@@ -12,8 +12,8 @@ use super::{
 };
 use crate::catalogue::{Dataset, Places, dataset};
 use crate::error::Error;
-use crate::files::parquet::{for_each_row, read_parquet};
-use crate::files::{Record, ending, read_csv, read_json, read_jsonl, read_records, read_text};
+use crate::files::parquet::for_each_row;
+use crate::files::{Record, ending, for_each_record, read_records, read_text};
 use crate::record::{Document, Family, Loaded, id_hash};
 
 /// About how long a part of a long text is, in bytes: some 4,000 tokens.
@@ -301,15 +301,11 @@ fn each_text(
     path: &Path,
     mut take: impl FnMut(&Record) -> Result<bool, Error>,
 ) -> Result<(), Error> {
-    if ending(path) == Some("parquet") {
-        return for_each_row(path, &["text"], |record| take(&record));
+    let take = &mut |record| take(&record);
+    match ending(path) {
+        Some("parquet") => for_each_row(path, &["text"], take),
+        _ => for_each_record(path, take),
     }
-    for record in read_records(path)? {
-        if !take(&record)? {
-            break;
-        }
-    }
-    Ok(())
 }
 
 /// The prose sets: every `.jsonl` or `.jsonl.gz` of their folders, with `id`, `title` and `text`.
@@ -330,14 +326,15 @@ pub(crate) fn prose(row: &Dataset, places: &[Place]) -> Result<Loaded, Error> {
             .filter(|path| ending(path) == Some("jsonl"))
         {
             loaded.bytes += size(&path)?;
-            for record in read_jsonl(&path)? {
+            for_each_record(&path, &mut |record| {
                 let (id, text) = (record.text("id")?, record.text("text")?);
                 let text = match record.text_or("title", "") {
                     "" => text.to_string(),
                     title => format!("{title}\n\n{text}"),
                 };
                 deal(&mut loaded, id, &text, |id, text| document(row, id, text));
-            }
+                Ok(true)
+            })?;
         }
     }
     if loaded.bytes == 0 {
@@ -351,14 +348,59 @@ pub(crate) fn prose(row: &Dataset, places: &[Place]) -> Result<Loaded, Error> {
     Ok(loaded)
 }
 
-/// Reads a folder (or one file) of the user's own text as the data set `own_text`, of the language family: `.txt` and
-/// `.md` whole, `.jsonl`, `.json` (an array) and `.csv` by their field `text`, each also as `.gz`, and `.parquet` by its
-/// column `text`. Files are taken in the order of their paths; others are left out and counted in the note.
+/// Reads a folder (or one file) of the user's own text as the data set `own_text`, of the language family, as
+/// [`each_document`] does; of a folder of so few texts that none was held out, parts of them are.
 ///
 /// # Errors
 /// Nothing readable is there, or a file is wrong: the file, the line and the field are named.
 pub fn load_folder(dir: &Path) -> Result<Loaded, Error> {
     let mut loaded = Loaded::default();
+    let (bytes, note) = each_document(dir, OWN, &mut |document, is_held_out| {
+        match is_held_out {
+            true => loaded.texts.push(document),
+            false => loaded.train.push(document),
+        }
+        Ok(true)
+    })?;
+    (loaded.bytes, loaded.note) = (bytes, note);
+    if loaded.texts.is_empty() {
+        hold_out_parts(&mut loaded);
+    }
+    Ok(loaded.counted())
+}
+
+/// Hands the documents of a folder (or of one file) of the user's own text to `take`, each with whether it is held out,
+/// until it says false; gives the bytes of the files read and a note of what was left out. `.txt` and `.md` are taken
+/// whole, `.jsonl`, `.json` (an array, or lines) and `.csv` by their field `text`, each also as `.gz`, and `.parquet` by
+/// its column `text`. Files are taken in the order of their paths; others are left out. No more than a record is held
+/// in memory, but for `.txt`, `.md` and `.csv`, which are read whole.
+///
+/// # Errors
+/// Nothing readable is there, a file is wrong (the file, the line and the field are named), or `take` failed.
+pub fn each_document(
+    dir: &Path,
+    dataset: &str,
+    take: &mut dyn FnMut(Document, bool) -> Result<bool, Error>,
+) -> Result<(u64, String), Error> {
+    let (mut bytes, mut none, mut more) = (0, true, true);
+    let mut hand = |id: &str, text: &str| {
+        let is_held_out = is_held_out(id);
+        for (part, text) in parts(text.trim()) {
+            none = false;
+            let document = Document {
+                dataset: dataset.to_string(),
+                family: Family::Language,
+                id: format!("{id}{part}"),
+                text,
+                loss: Vec::new(),
+            };
+            more = take(document, is_held_out)?;
+            if !more {
+                break;
+            }
+        }
+        Ok::<bool, Error>(more)
+    };
     let mut left_out: BTreeMap<String, usize> = BTreeMap::new();
     let files = if dir.is_file() {
         vec![dir.to_path_buf()]
@@ -373,7 +415,7 @@ pub fn load_folder(dir: &Path) -> Result<Loaded, Error> {
             *left_out.entry(ending).or_default() += 1;
             continue;
         };
-        loaded.bytes += size(&path)?;
+        bytes += size(&path)?;
         let name = path
             .strip_prefix(dir)
             .ok()
@@ -381,36 +423,23 @@ pub fn load_folder(dir: &Path) -> Result<Loaded, Error> {
             .filter(|n| !n.is_empty())
             .unwrap_or(&name)
             .to_string();
-        let own = |id: String, text: String| {
-            let (dataset, family, loss) = (OWN.to_string(), Family::Language, Vec::new());
-            Document {
-                dataset,
-                family,
-                id,
-                text,
-                loss,
-            }
-        };
-        let read: fn(&Path) -> Result<Vec<Record>, Error> = match kind {
-            "jsonl" => read_jsonl,
-            "json" => read_json,
-            "csv" => read_csv,
-            "parquet" => read_parquet,
-            _ => {
-                deal(&mut loaded, &name, &read_text(&path)?, own);
-                continue;
-            }
-        };
-        for record in read(&path)? {
-            deal(
-                &mut loaded,
-                &format!("{name}/{}", record.position()),
-                record.text("text")?,
-                own,
-            );
+        let mut go_on = true;
+        if matches!(kind, "txt" | "md") {
+            go_on = hand(&name, &read_text(&path)?)?;
+        } else {
+            each_text(&path, |record| {
+                go_on = hand(
+                    &format!("{name}/{}", record.position()),
+                    record.text("text")?,
+                )?;
+                Ok(go_on)
+            })?;
+        }
+        if !go_on {
+            break;
         }
     }
-    if loaded.train.is_empty() && loaded.texts.is_empty() {
+    if none {
         let problem = "no text found; wanted are .txt, .md, .jsonl, .json, .csv (also .gz) or .parquet files, those with \
                        records having a field `text`";
         return Err(Error::content(dir, None, problem));
@@ -419,13 +448,11 @@ pub fn load_folder(dir: &Path) -> Result<Loaded, Error> {
         .iter()
         .map(|(ending, count)| format!("{count} .{ending}"))
         .collect();
-    if !left_out.is_empty() {
-        loaded.note = format!("files left out: {}", left_out.join(", "));
-    }
-    if loaded.texts.is_empty() {
-        hold_out_parts(&mut loaded);
-    }
-    Ok(loaded.counted())
+    let note = match left_out.is_empty() {
+        true => String::new(),
+        false => format!("files left out: {}", left_out.join(", ")),
+    };
+    Ok((bytes, note))
 }
 
 /// Adds a text, in parts where it is long, to training or to the held-out texts; an empty one is nothing.

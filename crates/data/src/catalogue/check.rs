@@ -6,9 +6,10 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 
 use super::{Dataset, Places, dataset, load};
+use crate::duplicates::{Duplicates, LeftOut, sketches};
 use crate::error::Error;
-use crate::overlap::contamination;
-use crate::record::{Family, Loaded};
+use crate::overlap::{Evaluation, Pair};
+use crate::record::{Family, Loaded, Split};
 
 /// Where a data set was found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -39,7 +40,14 @@ pub struct Check {
     pub bytes: Option<u64>,
     /// Its licence.
     pub licence: Option<&'static str>,
-    /// What was left out, how many evaluation items overlap with training text; the error when missing.
+    /// Training documents that repeat an earlier one, of this set or of one before it, and that hold what any of the sets
+    /// is evaluated on. Of a built-in set neither is ever left out of a run.
+    pub left_out: LeftOut,
+    /// What its training text holds of the evaluation of each set.
+    pub overlaps: Vec<Pair>,
+    /// Questions and held-out texts too short for such a search.
+    pub too_short: usize,
+    /// What was left out; the error when missing.
     pub note: String,
     /// Exactly what of the published records is not there; None when nothing is missing.
     pub missing: Option<String>,
@@ -58,14 +66,66 @@ pub struct Official {
     pub published: Option<usize>,
 }
 
-/// Reads every data set named, as training would, and says how each stands.
-pub fn check(places: &Places, ids: &[&str]) -> Vec<Check> {
-    ids.iter().map(|id| check_one(places, id)).collect()
+/// Reads every data set named, as training would, and says how each stands. `least` is the likeness from which on a
+/// training document repeats another ([`Duplicates::new`]); None looks for none.
+///
+/// Sets are read twice, one at a time, so that no more than one of them is in memory: training text is held against the
+/// evaluation of all sets, which is known after the first time only.
+pub fn check(places: &Places, ids: &[&str], least: Option<f64>) -> Vec<Check> {
+    let mut duplicates = Duplicates::new(least.unwrap_or(1.0));
+    let mut evaluation = Evaluation::default();
+    let mut checks: Vec<Check> = Vec::new();
+    for id in ids {
+        let loaded = load(id, places);
+        let mut left_out = LeftOut::default();
+        if let Ok(loaded) = &loaded {
+            evaluation.add(id, &loaded.items, &loaded.texts);
+            if let Some(least) = least {
+                let is_built_in = dataset(id).is_some_and(Dataset::is_built_in);
+                let mut alone = Duplicates::new(least);
+                // What repeats a built-in text stays in a run, so that no other set is held against those.
+                let duplicates = match is_built_in {
+                    true => &mut alone,
+                    false => &mut duplicates,
+                };
+                let texts: Vec<&str> = loaded.train.iter().map(|d| d.text.as_str()).collect();
+                let repeats = sketches(&texts)
+                    .into_iter()
+                    .filter_map(|s| duplicates.take(s));
+                left_out = LeftOut::no_repeats();
+                repeats.for_each(|repeat| left_out.count(repeat));
+            }
+        }
+        let check = check_one(id, loaded);
+        checks.push(Check { left_out, ..check });
+    }
+    let mut screen = evaluation.close();
+    let mut read = Vec::new();
+    for (at, id) in ids.iter().enumerate() {
+        if checks[at].examples.get(Split::Train.name()) > Some(&0)
+            && let Ok(loaded) = load(id, places)
+        {
+            screen.read(id, &loaded.train);
+            read.push(at);
+        }
+    }
+    let overlap = screen.overlap();
+    for (at, documents) in read.into_iter().zip(&overlap.documents) {
+        checks[at].left_out.contaminated = Some(documents.len());
+    }
+    for check in &mut checks {
+        let of_this = overlap
+            .pairs
+            .iter()
+            .filter(|pair| pair.training == check.dataset);
+        check.overlaps = of_this.cloned().collect();
+        check.too_short = overlap.short.get(&check.dataset).copied().unwrap_or(0);
+    }
+    checks
 }
 
-fn check_one(places: &Places, id: &str) -> Check {
+fn check_one(id: &str, loaded: Result<Loaded, Error>) -> Check {
     let row = dataset(id);
-    let loaded = load(id, places);
     let official = official(row, loaded.as_ref().ok());
     let missing = missing(&official, loaded.as_ref().ok());
     let mut check = Check {
@@ -75,6 +135,9 @@ fn check_one(places: &Places, id: &str) -> Check {
         examples: BTreeMap::new(),
         bytes: None,
         licence: row.map(|row| row.licence),
+        left_out: LeftOut::default(),
+        overlaps: Vec::new(),
+        too_short: 0,
         note: String::new(),
         remedy: row
             .filter(|_| missing.is_some() || loaded.is_err())
@@ -108,13 +171,6 @@ fn take(check: &mut Check, loaded: Loaded) {
     if loaded.train.is_empty() {
         notes.push("no training text".into());
     }
-    if !loaded.items.is_empty() {
-        let shared = contamination(&loaded.train, &loaded.items, 13);
-        let total = loaded.items.len();
-        notes.push(format!(
-            "{shared} of {total} evaluation items share 13 words with training text"
-        ));
-    }
     notes.retain(|note| !note.is_empty());
     check.note = notes.join("; ");
     check.bytes = Some(loaded.bytes);
@@ -146,6 +202,15 @@ fn remedy(row: &Dataset, official: &BTreeMap<String, Official>, loaded: Option<&
         let count = official.get(split.as_str());
         count.is_some_and(|count| count.published.is_some_and(|all| count.found < all))
     };
+    // The cache holds what the hub has, so another fetch brings no more.
+    let mut all_short = official.keys().filter(short).peekable();
+    let cached = |split: &String| loaded.is_some_and(|l| l.cached.contains(split));
+    if all_short.peek().is_some() && all_short.all(cached) {
+        return format!(
+            "the hub's copy, which was read, has no more; {}",
+            row.by_hand()
+        );
+    }
     let local = loaded.map_or(&[][..], |loaded| &loaded.local);
     let local: Vec<&str> = local.iter().filter(short).map(String::as_str).collect();
     match local.is_empty() || row.hub.is_empty() {

@@ -81,18 +81,36 @@ impl Places {
         }
     }
 
+    /// Repositories of a data set of which a fetch into the cache has begun and not ended. They are not read: what is
+    /// there looks like all there is.
+    fn unfinished(&self, row: &Dataset) -> Vec<&'static str> {
+        let hubs = self.cache.iter().flat_map(|cache| {
+            let began = |hub: &&Hub| {
+                hub::cache::snapshot(cache, hub.repository, hub.revision)
+                    .is_some_and(|path| hub::cache::is_unfinished(&path))
+            };
+            row.hub.iter().filter(began)
+        });
+        hubs.map(|hub| hub.repository).collect()
+    }
+
     /// The folders that hold a data set: under the root first, then snapshots in the cache.
     pub(crate) fn of(&self, row: &'static Dataset) -> Vec<Place> {
         let folders = self.root.iter().flat_map(|root| {
             let paths = row.folders.iter().map(move |folder| root.join(folder));
-            paths.map(|path| Place { path, hub: None })
+            paths.map(|path| Place {
+                path,
+                hub: None,
+                homes: row.hub,
+            })
         });
         let snapshots = self.cache.iter().flat_map(|cache| {
             let found = row.hub.iter().filter_map(move |hub| {
                 let path = hub::cache::snapshot(cache, hub.repository, hub.revision)?;
-                Some(Place {
+                (!hub::cache::is_unfinished(&path)).then_some(Place {
                     path,
                     hub: Some(hub),
+                    homes: row.hub,
                 })
             });
             found.collect::<Vec<_>>()
@@ -118,7 +136,7 @@ pub fn expand(ids: &[&str]) -> Vec<String> {
     let built_in = || {
         DATASETS
             .iter()
-            .filter(|row| matches!(row.read, Source::Builtin))
+            .filter(|row| row.is_built_in())
             .map(|row| row.id.to_string())
     };
     let one = |id: &&str| {
@@ -144,7 +162,13 @@ pub fn load(id: &str, places: &Places) -> Result<Loaded, Error> {
             if found.is_empty() {
                 return Err(nowhere(row, places));
             }
-            read(row, &found)?
+            let mut loaded = read(row, &found)?;
+            for repository in places.unfinished(row) {
+                loaded.lacking.push(format!(
+                    "{repository}, whose fetch into the cache has not come to its end (`forge data fetch {id}`)"
+                ));
+            }
+            loaded
         }
     };
     Ok(loaded.once_each().counted())
@@ -160,6 +184,14 @@ fn nowhere(row: &Dataset, places: &Places) -> Error {
         (None, Some(cache)) => format!("in the cache {}, and no data.root is set", cache.display()),
         (None, None) => "anywhere: no data.root is set".to_string(),
     };
+    let unfinished = places.unfinished(row);
+    let looked = match unfinished.is_empty() {
+        true => looked,
+        false => format!(
+            "{looked}, where a fetch of {} has not come to its end",
+            unfinished.join(" and ")
+        ),
+    };
     Error::Missing {
         id: row.id.to_string(),
         missing: format!("folder {}", row.folders.join(" or ")),
@@ -169,13 +201,24 @@ fn nowhere(row: &Dataset, places: &Places) -> Error {
 }
 
 impl Dataset {
-    /// How to get the data set, in one sentence.
-    pub fn remedy(&self) -> String {
+    /// Whether it is made here. What repeats in such a set is meant to, as its texts come from templates; and its two sides
+    /// are made from disjoint templates or ranges, so that what they share is the templates' frames.
+    pub fn is_built_in(&self) -> bool {
+        matches!(self.read, Source::Builtin)
+    }
+
+    /// How to get the data set without the hub.
+    fn by_hand(&self) -> String {
         let folders = self.folders.join(" or ");
-        let by_hand = match self.origin {
+        match self.origin {
             "" => format!("put its files into the folder {folders} under data.root"),
             origin => format!("put {origin} into the folder {folders} under data.root"),
-        };
+        }
+    }
+
+    /// How to get the data set, in one sentence.
+    pub fn remedy(&self) -> String {
+        let by_hand = self.by_hand();
         let fetch = self.hub.iter().map(|hub| match hub.most_files {
             0 => hub.repository.to_string(),
             1 => format!("one file of {}", hub.repository),

@@ -14,25 +14,11 @@ use parquet::record::{Field, Row};
 use parquet::schema::types::Type;
 use serde_json::{Number, Value};
 
-use super::{Record, nonempty};
+use super::{Record, Take};
 use crate::error::{Error, Place};
 
-/// Every row of a file, in its order, counted from 1.
-pub(crate) fn read_parquet(path: &Path) -> Result<Vec<Record>, Error> {
-    let mut records = Vec::new();
-    for_each_row(path, &[], |record| {
-        records.push(record);
-        Ok(true)
-    })?;
-    nonempty(path, records)
-}
-
-/// Hands the rows of a file to `take` until it says false. `columns` names the top columns to read; empty = all.
-pub(crate) fn for_each_row(
-    path: &Path,
-    columns: &[&str],
-    mut take: impl FnMut(Record) -> Result<bool, Error>,
-) -> Result<(), Error> {
+/// Hands the rows of a file to `take` until it says false, in their order and counted from 1. `columns` names the top columns to read; empty = all.
+pub(crate) fn for_each_row(path: &Path, columns: &[&str], take: Take) -> Result<(), Error> {
     let fault = |e: parquet::errors::ParquetError| unreadable(path, e);
     let file = File::open(path).map_err(|e| Error::io(path, e))?;
     let reader = guarded(path, || SerializedFileReader::new(file))?.map_err(fault)?;

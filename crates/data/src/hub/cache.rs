@@ -4,6 +4,7 @@
 //! datasets--OWNER--NAME/refs/REVISION                 the commit that a branch named
 //!                      /blobs/HASH                    a file's bytes, by sha256 or git's blob id
 //!                      /blobs/HASH.incomplete         what has come of it so far
+//!                      /.unfinished/COMMIT            there while a fetch of ours has not brought all (not known to others)
 //!                      /snapshots/COMMIT/PATH         a relative link to its blob (a copy where links cannot be made)
 //! .locks/datasets--OWNER--NAME/HASH.lock              held while a file is fetched
 //! ```
@@ -42,6 +43,41 @@ pub fn snapshot(cache: &Path, repository: &str, revision: &str) -> Option<PathBu
 pub(super) fn snapshot_folder(cache: &Path, repository: &str, commit: &str) -> PathBuf {
     repository_folder(cache, repository)
         .join("snapshots")
+        .join(commit)
+}
+
+/// Marks that a snapshot is being fetched and is not whole until [`end`]: its files come one after the other, and what
+/// is there looks like all there is.
+pub(super) fn begin(cache: &Path, repository: &str, commit: &str) -> Result<(), Error> {
+    let path = unfinished(&snapshot_folder(cache, repository, commit));
+    make(path.parent().unwrap_or(&path))?;
+    let file = File::create(&path).map_err(|e| Error::io(&path, e))?;
+    file.sync_all().map_err(|e| Error::io(&path, e))?;
+    sync_folder(&path)
+}
+
+/// Every file of a snapshot is there.
+pub(super) fn end(cache: &Path, repository: &str, commit: &str) -> Result<(), Error> {
+    let path = unfinished(&snapshot_folder(cache, repository, commit));
+    fs::remove_file(&path).or_else(|e| match e.kind() {
+        // Another process has ended the same fetch.
+        std::io::ErrorKind::NotFound => Ok(()),
+        _ => Err(Error::io(&path, e)),
+    })
+}
+
+/// Whether a fetch of a snapshot has begun and not ended.
+pub(crate) fn is_unfinished(snapshot: &Path) -> bool {
+    unfinished(snapshot).exists()
+}
+
+/// The mark of a snapshot's folder.
+fn unfinished(snapshot: &Path) -> PathBuf {
+    let commit = snapshot.file_name().unwrap_or_default();
+    let repository = snapshot.parent().and_then(Path::parent);
+    repository
+        .unwrap_or(snapshot)
+        .join(".unfinished")
         .join(commit)
 }
 

@@ -6,9 +6,9 @@
 
 use serde_json::Value;
 
-use super::Fault;
 use super::cache::is_commit;
 use super::transfer::Client;
+use super::{Fault, shown};
 use crate::adapters::data_files;
 use crate::catalogue::Hub;
 use crate::error::Error;
@@ -63,7 +63,7 @@ pub(super) fn ask(
         escaped(hub.repository, true)
     );
     let text = client.text(&url, main)?;
-    let wrong = |problem: &str| Fault::wrong(format!("{url} answered {problem}"));
+    let wrong = |problem: &str| Fault::wrong(format!("{} answered {problem}", shown(&url)));
     let value: Value =
         serde_json::from_str(&text).map_err(|e| wrong(&format!("what is not JSON ({e})")))?;
     let commit = value.get("sha").and_then(Value::as_str).unwrap_or_default();

@@ -31,6 +31,17 @@ pub const ENDPOINT: &str = "https://huggingface.co";
 /// Bytes that are to stay free on the disk.
 const RESERVE: u64 = 256 << 20;
 
+/// An address as it may be printed: without the user and the password that may stand before its host.
+pub fn shown(address: &str) -> String {
+    let (scheme, rest) = address.split_once("://").unwrap_or(("", address));
+    let host = rest.find(['/', '?', '#']).unwrap_or(rest.len());
+    match rest[..host].rfind('@') {
+        None => address.to_string(),
+        Some(at) if scheme.is_empty() => rest[at + 1..].to_string(),
+        Some(at) => format!("{scheme}://{}", &rest[at + 1..]),
+    }
+}
+
 /// Where and how to fetch. Not to be printed, for the token is in it.
 #[derive(Clone, PartialEq)]
 pub struct Settings {
@@ -149,12 +160,15 @@ pub fn fetch(id: &str, settings: &Settings, world: &World) -> Result<Vec<Fetched
     each(id, settings, world, fetch_one)
 }
 
-/// Asks what [`fetch`] would get, and gets nothing.
+/// Asks what [`fetch`] would get, and gets nothing; where the network is off limits, says what the cache has.
 ///
 /// # Errors
 /// As [`fetch`].
 pub fn ask(id: &str, settings: &Settings, world: &World) -> Result<Vec<Fetched>, Error> {
     each(id, settings, world, |hub, settings, world| {
+        if settings.offline {
+            return offline(hub, settings);
+        }
         let client = Client::new(settings)?;
         let (fetched, _) = plan(hub, settings, world, &client)?;
         Ok(fetched)
@@ -198,12 +212,20 @@ fn fetch_one(hub: &Hub, settings: &Settings, world: &World) -> Result<Fetched, E
             free,
         });
     }
+    let there = |remote: &Remote| {
+        let named = (remote.name.as_str(), remote.size);
+        cache::has(&settings.cache, hub.repository, &fetched.commit, named)
+    };
+    if !remotes.iter().all(there) {
+        cache::begin(&settings.cache, hub.repository, &fetched.commit)?;
+    }
     let mut brought = 0;
     for remote in &remotes {
         brought += get(hub, (settings, world), &client, &fetched.commit, remote)?;
     }
     // The reference is written last: a snapshot that a branch names is one whose files are there.
     cache::write_reference(&settings.cache, hub, &fetched.commit)?;
+    cache::end(&settings.cache, hub.repository, &fetched.commit)?;
     fetched.missing = brought;
     Ok(fetched)
 }
@@ -261,6 +283,13 @@ fn offline(hub: &Hub, settings: &Settings) -> Result<Fetched, Error> {
                 settings.cache.display()
             ))
         })?;
+    if cache::is_unfinished(&folder) {
+        let problem = format!(
+            "a fetch of it has not come to its end ({})",
+            folder.display()
+        );
+        return Err(none(problem));
+    }
     let files = cache::files(&folder, hub)?;
     if files.is_empty() {
         let problem = format!("no data file of it is in the cache {}", folder.display());

@@ -17,7 +17,7 @@ use ureq::{Agent, Body, Proxy};
 
 use super::listing::{Digest, Remote};
 use super::retry::{Fault, Left};
-use super::{Settings, cache};
+use super::{Settings, cache, shown};
 use crate::error::Error;
 
 /// Longest listing that is read, in bytes.
@@ -46,7 +46,7 @@ impl Client {
         for endpoint in &settings.endpoints {
             if !endpoint.starts_with("https://") && !endpoint.starts_with("http://") {
                 let allowed = "an endpoint or mirror is written https://HOST";
-                return Err(setting("the endpoint", endpoint, allowed));
+                return Err(setting("the endpoint", &shown(endpoint), allowed));
             }
         }
         let proxy = match &settings.proxy {
@@ -84,12 +84,12 @@ impl Client {
         }
         let response = request
             .call()
-            .map_err(|e| passing(format!("{url}: {e}"), None, Left::Nothing))?;
+            .map_err(|e| passing(format!("{}: {e}", shown(url)), None, Left::Nothing))?;
         let status = response.status();
         if status.is_success() || (status == StatusCode::RANGE_NOT_SATISFIABLE && from > 0) {
             return Ok(response);
         }
-        let problem = format!("{url} answered {status}");
+        let problem = format!("{} answered {status}", shown(url));
         let may_pass = status.is_server_error()
             || [
                 StatusCode::REQUEST_TIMEOUT,
@@ -108,7 +108,7 @@ impl Client {
         let mut response = self.ask(url, main, 0)?;
         let body = response.body_mut().with_config().limit(LONGEST_TEXT);
         body.read_to_string()
-            .map_err(|e| passing(format!("{url}: {e}"), None, Left::Nothing))
+            .map_err(|e| passing(format!("{}: {e}", shown(url)), None, Left::Nothing))
     }
 
     /// Brings a file to `partial`, going on from what is there, and checks it. `told` hears how many bytes are there.
@@ -154,15 +154,18 @@ impl Client {
                 Ok(()) if have > remote.size => {
                     clear(&mut file).map_err(here)?;
                     let size = remote.size;
-                    return Err(Fault::wrong(format!("{url} sent more than {size} bytes")));
+                    return Err(Fault::wrong(format!(
+                        "{} sent more than {size} bytes",
+                        shown(url)
+                    )));
                 }
                 Ok(()) => {
                     let size = remote.size;
-                    let problem = format!("{url} ended after {have} of {size} bytes");
+                    let problem = format!("{} ended after {have} of {size} bytes", shown(url));
                     return Err(passing(problem, None, left));
                 }
                 Err(Broken::Network(e)) => {
-                    let problem = format!("{url} broke off after {have} bytes ({e})");
+                    let problem = format!("{} broke off after {have} bytes ({e})", shown(url));
                     return Err(passing(problem, None, left));
                 }
                 Err(Broken::Disk(e)) => return Err(here(e)),
@@ -172,7 +175,10 @@ impl Client {
         if found != remote.digest {
             clear(&mut file).map_err(here)?;
             let (wanted, found) = (remote.digest.name(), found.name());
-            let problem = format!("{url} brought bytes of hash {found} where {wanted} was listed");
+            let problem = format!(
+                "{} brought bytes of hash {found} where {wanted} was listed",
+                shown(url)
+            );
             return Err(Fault::wrong(problem));
         }
         Ok(())
@@ -217,7 +223,8 @@ fn begin(
             }
             let announced = announced.map_or("an unknown number of".into(), |n| n.to_string());
             Err(Fault::wrong(format!(
-                "{url} answered {status} with {announced} bytes, asked for those from {have} to {size}"
+                "{} answered {status} with {announced} bytes, asked for those from {have} to {size}",
+                shown(url)
             )))
         }
     }

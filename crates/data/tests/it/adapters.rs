@@ -25,7 +25,7 @@ fn load(id: &str, root: &Path) -> Result<Loaded, data::Error> {
 
 fn check(root: Option<&Path>, ids: &[&str]) -> Vec<data::Check> {
     let root = root.map(Path::to_path_buf);
-    data::check(&Places { root, cache: None }, ids)
+    data::check(&Places { root, cache: None }, ids, None)
 }
 
 fn fails(id: &str, root: &Path) -> String {
@@ -161,7 +161,7 @@ fn a_truncated_file_is_an_error_and_never_a_shorter_data_set() {
         r#"[{"ID":"chal-1","Body":"a""#,
     );
     says(&fails("svamp", root.path()), &["SVAMP.json", "cut off"]);
-    let packed = gzip(&format!("{GSM8K}\n").repeat(50));
+    let packed = gzip(&"{\"id\": \"a\", \"text\": \"b\"}\n".repeat(50));
     fs::create_dir_all(root.path().join("prose_openstax")).unwrap();
     fs::write(
         root.path().join("prose_openstax/a.jsonl.gz"),
@@ -253,6 +253,29 @@ fn a_folder_of_ones_own_is_read_in_every_format() {
         load_folder(&dir.path().join("a.txt")).unwrap().train[0].text,
         "plain text"
     );
+}
+
+#[test]
+fn records_are_read_one_after_the_other_and_no_further_than_they_are_wanted() {
+    let dir = tempfile::tempdir().unwrap();
+    // What follows the second record is no JSON, in an array as in lines, packed as plain.
+    let array = "[{\"text\": \"one\"}, {\"text\": \"two\"}, {{{";
+    let lines = "{\"text\": \"one\"}\n{\"text\": \"two\"}\n{{{\n";
+    write(dir.path(), "a.json", array);
+    write(dir.path(), "b.jsonl", lines);
+    fs::write(dir.path().join("c.jsonl.gz"), gzip(lines)).unwrap();
+    for name in ["a.json", "b.jsonl", "c.jsonl.gz"] {
+        let read = |most: usize| {
+            let mut texts = Vec::new();
+            data::each_document(&dir.path().join(name), "mine", &mut |document, _| {
+                texts.push(document.text);
+                Ok(texts.len() < most)
+            })
+            .map(|_| texts)
+        };
+        assert_eq!(read(2).unwrap(), ["one", "two"], "{name}");
+        says(&read(3).unwrap_err().to_string(), &[name]);
+    }
 }
 
 #[test]
@@ -357,8 +380,20 @@ fn a_check_tells_what_is_there_and_what_is_not() {
     assert_eq!(
         keys,
         [
-            "dataset", "family", "found", "examples", "official", "bytes", "licence", "note",
-            "missing", "remedy", "optional"
+            "dataset",
+            "family",
+            "found",
+            "examples",
+            "official",
+            "bytes",
+            "licence",
+            "left_out",
+            "overlaps",
+            "too_short",
+            "note",
+            "missing",
+            "remedy",
+            "optional"
         ]
     );
     assert_eq!(

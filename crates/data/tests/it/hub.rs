@@ -100,6 +100,13 @@ impl Scene {
         self.with(|world| fetch("gsm8k", settings, world))
     }
 
+    fn places(&self) -> Places {
+        Places {
+            root: None,
+            cache: Some(self.cache.path().join("hub")),
+        }
+    }
+
     fn refused(&self, settings: &Settings, parts: &[&str]) {
         let said = self
             .fetch(settings)
@@ -235,10 +242,66 @@ fn what_broke_off_is_gone_on_with_by_the_next_call() {
     assert_eq!(left_over(scene.cache.path()).len(), 1);
     hub.behave();
     scene.fetch(&scene.settings(&[&hub])).unwrap();
+    assert!(load("gsm8k", &scene.places()).is_ok());
     scene.holds_all();
     let (file, have) = scene.begun.borrow().last().unwrap().clone();
     assert!(file == TRAIN && have >= 60_000, "{file} {have}");
     assert!(*hub.ranges(TRAIN).last().unwrap() >= 60_000);
+}
+
+#[test]
+fn a_fetch_that_brought_some_of_the_files_is_not_taken_for_the_set() {
+    let (hub, scene) = (gsm8k(), Scene::new());
+    // The test split comes first and lands; of the training split nothing comes.
+    hub.misbehave(TRAIN, &[Fault::Status(503, None); 9]);
+    scene.refused(&scene.settings(&[&hub]), &["503"]);
+    let said = load("gsm8k", &scene.places()).unwrap_err().to_string();
+    assert!(
+        said.contains("a fetch of openai/gsm8k has not come to its end"),
+        "{said}"
+    );
+    assert!(said.contains("forge data fetch gsm8k"), "{said}");
+    let offline = Settings {
+        offline: true,
+        ..scene.settings(&[&hub])
+    };
+    scene.refused(&offline, &["has not come to its end"]);
+    // What lies under the data root is read all the same, and the rest is named.
+    let root = tempfile::tempdir().unwrap();
+    let folder = root.path().join("gsm8k");
+    fs::create_dir_all(&folder).unwrap();
+    fs::write(folder.join("train.jsonl"), lines(3)).unwrap();
+    let both = Places {
+        root: Some(root.path().to_path_buf()),
+        ..scene.places()
+    };
+    let loaded = load("gsm8k", &both).unwrap();
+    assert_eq!((loaded.train.len(), loaded.texts.len()), (3, 0));
+    assert!(
+        loaded.remark().contains("forge data fetch gsm8k"),
+        "{}",
+        loaded.remark()
+    );
+}
+
+#[test]
+fn a_password_in_an_address_is_never_said() {
+    let (hub, scene) = (gsm8k(), Scene::new());
+    hub.misbehave(TRAIN, &[Fault::Status(503, None); 9]);
+    let mut settings = scene.settings(&[&hub]);
+    settings.endpoints = vec![hub.address().replace("://", "://someone:secret@")];
+    let said = scene.fetch(&settings).unwrap_err().to_string();
+    assert!(said.contains("503") || said.contains("127.0.0.1"), "{said}");
+    assert!(!said.contains("secret"), "{said}");
+    let retries = scene.retries.borrow().join(" ");
+    assert!(!retries.contains("secret"), "{retries}");
+    for (address, shown) in [
+        ("https://me:pass@host/a@b", "https://host/a@b"),
+        ("https://host/a@b", "https://host/a@b"),
+        ("me@host", "host"),
+    ] {
+        assert_eq!(data::hub::shown(address), shown);
+    }
 }
 
 #[test]
@@ -513,8 +576,8 @@ fn offline_the_cache_is_all_there_is() {
         &offline,
         &["openai/gsm8k", "not in the cache", "HF_HUB_OFFLINE"],
     );
-    let asked = scene.with(|world| ask("gsm8k", &offline, world));
-    assert!(asked.unwrap_err().to_string().contains("off limits"));
+    let asked = || scene.with(|world| ask("gsm8k", &offline, world));
+    assert!(asked().unwrap_err().to_string().contains("go online"));
     let fetched = scene.fetch(&scene.settings(&[&hub])).unwrap();
     let found = scene.fetch(&offline).unwrap();
     assert_eq!(
@@ -522,6 +585,7 @@ fn offline_the_cache_is_all_there_is() {
         (&fetched[0].files, fetched[0].bytes)
     );
     assert_eq!(found[0].commit, fetched[0].commit);
+    assert_eq!(asked().unwrap(), found);
 }
 
 #[test]

@@ -4,10 +4,12 @@
 mod adapters;
 mod answer;
 mod builtin;
+mod duplicates;
 mod hub;
 mod loader;
 mod mix;
 mod overlap;
+mod packing;
 mod parquet_files;
 mod random;
 mod reading;

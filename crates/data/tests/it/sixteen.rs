@@ -513,7 +513,7 @@ fn boolq_puts_its_passage_first_and_says_when_it_has_none() {
         (&["train".to_string()][..], &["dev".to_string()][..])
     );
     assert!(loaded.lacking.is_empty() && loaded.train[0].text.contains("snow"));
-    let checked = &check(&both, &["boolq"])[0];
+    let checked = &check(&both, &["boolq"], None)[0];
     assert_eq!(checked.found, Found::Local);
     assert!(
         checked.note.contains("train from the cache"),
@@ -521,7 +521,7 @@ fn boolq_puts_its_passage_first_and_says_when_it_has_none() {
         checked.note
     );
     let cache_only = Places { root: None, ..both };
-    assert_eq!(check(&cache_only, &["boolq"])[0].found, Found::Cache);
+    assert_eq!(check(&cache_only, &["boolq"], None)[0].found, Found::Cache);
 }
 
 #[test]
@@ -669,6 +669,44 @@ fn a_training_answer_of_several_spans_is_learned_whole_from_either_form_of_drop(
 }
 
 #[test]
+fn a_split_of_several_files_counts_its_records_on() {
+    let cache = tempfile::tempdir().unwrap();
+    for (file, numbers) in [
+        ("train-00000-of-00002", 0..3),
+        ("train-00001-of-00002", 3..5),
+    ] {
+        let questions: Vec<String> = numbers.map(|i| format!("How much is {i}?")).collect();
+        let questions: Vec<&str> = questions.iter().map(String::as_str).collect();
+        let answers = vec!["It is.\n#### 1"; questions.len()];
+        let columns = [
+            Column::Text("question", questions),
+            Column::Text("answer", answers),
+        ];
+        cached(cache.path(), "gsm8k", 0, file, &columns);
+    }
+    let loaded = from_cache("gsm8k", cache.path());
+    let ids: Vec<&str> = loaded.train.iter().map(|d| d.id.as_str()).collect();
+    assert_eq!(ids, ["train/1", "train/2", "train/3", "train/4", "train/5"]);
+    assert!(loaded.train[4].text.contains("How much is 4?"));
+}
+
+#[test]
+fn of_a_copy_of_a_repository_the_configuration_of_the_set_is_read() {
+    let root = tempfile::tempdir().unwrap();
+    for (configuration, question) in [("main", "plain?"), ("socratic", "asked?")] {
+        let columns = [
+            Column::Text("question", vec![question]),
+            Column::Text("answer", vec!["It is.\n#### 1"]),
+        ];
+        let file = format!("gsm8k/{configuration}/train-00000-of-00001.parquet");
+        write_table(&root.path().join(file), &columns, Compression::SNAPPY);
+    }
+    let loaded = from_root("gsm8k", root.path());
+    assert_eq!(loaded.train.len(), 1);
+    assert!(loaded.train[0].text.contains("plain?"));
+}
+
+#[test]
 fn wikitext_and_the_web_sets_come_from_the_hub_as_well() {
     let (root, cache) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let lines = [
@@ -705,7 +743,7 @@ fn wikitext_and_the_web_sets_come_from_the_hub_as_well() {
             root: None,
             cache: Some(cache.path().to_path_buf()),
         };
-        assert_eq!(check(&places, &[id])[0].official["all"].found, 60);
+        assert_eq!(check(&places, &[id], None)[0].official["all"].found, 60);
     }
     write(
         root.path(),
@@ -829,7 +867,7 @@ fn the_real_files_hold_what_was_published_or_the_check_says_what_is_missing() {
     ];
     let places = Places::local(&root);
     for (id, splits, missing) in expected {
-        let checked = check(&places, &[id]).remove(0);
+        let checked = check(&places, &[id], None).remove(0);
         for (split, found) in splits {
             assert_eq!(checked.official[*split].found, *found, "{id} {split}");
         }

@@ -324,6 +324,111 @@ fn data_is_listed_checked_and_packed() {
         .says(&["choose another"]);
 }
 
+/// Two folders of text, one of which repeats the other, and a question of GSM8K's evaluation in a third.
+#[test]
+fn folders_of_text_are_packed_without_what_repeats() {
+    let root = Root::new();
+    let lines = |n: std::ops::Range<usize>| -> String {
+        n.map(|i| {
+            format!(
+                "{{\"text\": \"Letter {i}. The weather was fine on day {i} of the year {i}.\"}}\n"
+            )
+        })
+        .collect()
+    };
+    for (name, text) in [("one", lines(0..80)), ("two", lines(40..120))] {
+        let folder = root.path().join(name);
+        std::fs::create_dir_all(&folder).unwrap();
+        std::fs::write(folder.join("a.jsonl"), text).unwrap();
+    }
+    let path = |name: &str| root.path().join(name).to_str().unwrap().to_string();
+    let (one, two, out) = (path("one"), path("two"), path("packed"));
+    let args = [
+        "data", "pack", &one, &two, "--out", &out, "--vocab", "300", "--json",
+    ];
+    let packed = root.forge(&args).ended(0).json();
+    let sets = packed["sets"].as_array().unwrap();
+    assert_eq!(sets[0]["left_out"]["exact"], 0);
+    assert_eq!(sets[1]["left_out"]["exact"], 40);
+    let documents = |set: &serde_json::Value| -> u64 {
+        let shards = set["shards"].as_array().unwrap();
+        shards
+            .iter()
+            .filter_map(|shard| shard["documents"].as_u64())
+            .sum()
+    };
+    assert_eq!((documents(&sets[0]), documents(&sets[1])), (80, 40));
+    assert!(sets[0]["megabytes_per_second"].as_f64() > Some(0.0));
+    assert!(root.path().join("packed/two.json").is_file());
+    root.forge(&args).ended(2).says(&["choose another"]);
+    root.forge(&["data", "pack", "nowhere", "--out", &out])
+        .ended(2)
+        .says(&["nowhere", "neither a folder nor a recipe"]);
+    root.forge(&["data", "pack", "quik", "--out", &out])
+        .ended(2)
+        .says(&["did you mean `quick`?"]);
+    root.forge(&["data", "pack", "tiny", "--out", &out, "--vocab", "300"])
+        .ended(2)
+        .says(&["--vocab is for folders", "model.vocab"]);
+}
+
+#[test]
+fn a_run_leaves_out_what_repeats_and_what_is_evaluated_on_and_says_so() {
+    let root = Root::new();
+    let folder = root.path().join("texts/gsm8k");
+    std::fs::create_dir_all(&folder).unwrap();
+    let question = |i: usize, n: usize| {
+        let words: Vec<String> = (0..16).map(|j| format!("w{i}x{j}")).collect();
+        let question = format!("How much is {} and {n}?", words.join(" "));
+        serde_json::json!({ "question": question, "answer": format!("It is {n}.\n#### {n}") })
+            .to_string()
+            + "\n"
+    };
+    // 40 questions, of which 5 are asked twice and 3 stand in the test split with another number.
+    let train = (0..40).chain(0..5).map(|i| question(i, 1));
+    let test = (37..57).map(|i| question(i, 2));
+    std::fs::write(folder.join("train.jsonl"), train.collect::<String>()).unwrap();
+    std::fs::write(folder.join("test.jsonl"), test.collect::<String>()).unwrap();
+    let data_root = format!("data.root={}", root.path().join("texts").display());
+    let sets = "data.sets=[\"gsm8k\", \"builtin\"]";
+    let packed = |out: &str, more: &[&str]| {
+        let out = root.path().join(out);
+        let args = [
+            "data", "pack", "tiny", "--json", "--set", &data_root, "--set", sets, "--out",
+        ];
+        let args = [&args[..], &[out.to_str().unwrap()], more].concat();
+        root.forge(&args).ended(0)
+    };
+    let done = packed("a", &[])
+        .says(&["left out of gsm8k: 5 exact duplicates, 3 that hold evaluation items"]);
+    let set = done.json()["sets"][0].clone();
+    assert_eq!(set["documents"], 37);
+    assert_eq!(
+        set["left_out"],
+        serde_json::json!({ "exact": 5, "near": 0, "contaminated": 3 })
+    );
+    let manifest = std::fs::read(root.path().join("a/gsm8k.json")).unwrap();
+    let manifest: serde_json::Value = serde_json::from_slice(&manifest).unwrap();
+    assert_eq!(manifest["left_out"], set["left_out"]);
+    // Built-in sets are taken as they are.
+    assert_eq!(done.json()["sets"][1]["documents"], 600);
+    let keep = ["--set", "data.dedup=0", "--set", "data.decontaminate=false"];
+    let set = packed("b", &keep).json()["sets"][0].clone();
+    assert_eq!(set["documents"], 45);
+    assert_eq!(set["left_out"]["exact"], serde_json::Value::Null);
+    root.forge(&[
+        "data",
+        "pack",
+        "tiny",
+        "--out",
+        "c",
+        "--set",
+        "data.dedup=0.3",
+    ])
+    .ended(2)
+    .says(&["data.dedup", "0.5 to 1"]);
+}
+
 #[test]
 fn doctor_and_runs_speak_json() {
     let root = Root::new();

@@ -369,6 +369,8 @@ fn a_poisoned_batch_is_left_out_and_the_rest_goes_on() {
     poisoned_folder(dir.path());
     let mut recipe = World::new().recipe;
     (recipe.data.sets, recipe.data.folder) = (Vec::new(), Some(dir.path().into()));
+    // The sentence is to repeat.
+    recipe.data.dedup = 0.0;
     let c = &mut recipe.cognate;
     (c.ancestor_steps, c.tokens_per_step, c.loops_from) = (90, 48, 0.0);
     let world = World::of(recipe);
