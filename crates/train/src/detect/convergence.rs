@@ -201,6 +201,12 @@ impl Watch {
         (self.losses, self.best) = (Vec::new(), None);
     }
 
+    /// Goes on as if nothing had been seen, because a person said so.
+    pub fn overlook(&mut self) {
+        self.begin();
+        self.not_finite = 0;
+    }
+
     /// Counts a remedy, and begins anew.
     pub fn repaired(&mut self) {
         *self = Self {

@@ -166,6 +166,22 @@ pub enum Raised {
     Asked(Question),
 }
 
+/// Raises an alert that is settled at once: what was measured, its threshold, and what is done.
+///
+/// # Errors
+/// What the journal may say.
+pub fn settled(
+    cx: &Context,
+    key: &Key,
+    name: &str,
+    (value, threshold): (f64, f64),
+    action: &str,
+) -> Result<(), Error> {
+    let journal = cx.run.journal();
+    let alert = journal.alert(key, name, value, threshold)?;
+    Ok(journal.settle_alert(alert, action, "automatic")?)
+}
+
 /// Raises the alert `detector` with what was measured and its threshold, and settles it where the policy is automatic.
 ///
 /// # Errors
@@ -177,12 +193,12 @@ pub fn raise(
     cx: &Context,
     key: &Key,
     name: &str,
-    (value, threshold): (f64, f64),
+    measured: (f64, f64),
     policy: Policy,
 ) -> Result<Raised, Error> {
     let detector = detector(name).unwrap_or_else(|| panic!("no detector `{name}`"));
-    let alert = cx.run.journal().alert(key, name, value, threshold)?;
     if policy == Policy::Ask {
+        let alert = cx.run.journal().alert(key, name, measured.0, measured.1)?;
         return Ok(Raised::Asked(Question {
             alert,
             detector: name.into(),
@@ -190,6 +206,6 @@ pub fn raise(
         }));
     }
     let choice = detector.choices[0];
-    cx.run.journal().settle_alert(alert, choice, "automatic")?;
+    settled(cx, key, name, measured, choice)?;
     Ok(Raised::Apply(choice))
 }

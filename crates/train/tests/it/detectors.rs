@@ -58,6 +58,9 @@ fn a_rise_a_standstill_and_numbers_that_are_not_finite_are_told_apart() {
     assert_eq!(signals, [], "two in a row are left to the skipped steps");
     let (_, signals) = seen([3.0, f64::NAN, f64::NAN, f64::INFINITY], &recipe);
     assert_eq!(signals, [Signal::NotFinite(3)]);
+    let (mut watch, _) = seen([f64::NAN; 3], &recipe);
+    watch.overlook();
+    assert_eq!(watch.signal(&recipe), None, "a person said to go on");
 }
 
 #[test]

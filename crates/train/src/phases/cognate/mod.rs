@@ -426,12 +426,7 @@ impl CognatePhase {
             return Ok(());
         };
         if r.policy == Policy::Automatic && self.results.diverted >= r.remedies {
-            let id = cx
-                .run
-                .journal()
-                .alert(key, "no-diversity", measured.0, measured.1)?;
-            cx.run.journal().settle_alert(id, "go-on", "automatic")?;
-            return Ok(());
+            return detect::settled(cx, key, "no-diversity", measured, "go-on");
         }
         match detect::raise(cx, key, "no-diversity", measured, r.policy)? {
             Raised::Apply(choice) => self.act(cx, "no-diversity", "", choice),
@@ -473,12 +468,7 @@ impl CognatePhase {
         };
         let key = cx.key(folder("cognate"), &t.plan.name, t.step);
         if t.watch.remedies >= r.remedies && r.policy == Policy::Automatic {
-            let (value, threshold) = signal.measured(r);
-            let id = cx
-                .run
-                .journal()
-                .alert(&key, signal.name(), value, threshold)?;
-            cx.run.journal().settle_alert(id, "stop", "automatic")?;
+            detect::settled(cx, &key, signal.name(), signal.measured(r), "stop")?;
             return Err(not_converging(
                 &t.plan.name,
                 signal.name(),
@@ -527,7 +517,7 @@ impl CognatePhase {
             }
             "stop" => return Err(not_converging(about, detector, t.watch.remedies)),
             _ => {
-                t.watch.begin();
+                t.watch.overlook();
                 return Ok(());
             }
         }
@@ -796,8 +786,7 @@ impl Phase for CognatePhase {
         ] {
             if thresholds.policy != Policy::Off && found < least {
                 let key = cx.key(folder("cognate"), "", self.done());
-                let id = cx.run.journal().alert(&key, detector, found, least)?;
-                cx.run.journal().settle_alert(id, "go-on", "automatic")?;
+                detect::settled(cx, &key, detector, (found, least), "go-on")?;
             }
         }
         let worst = self.results.barriers[..3]
@@ -806,11 +795,8 @@ impl Phase for CognatePhase {
             .fold(f64::MIN, f64::max);
         if worst > self.recipe.barrier_limit {
             let key = cx.key(folder("cognate"), "", self.done());
-            let id = cx
-                .run
-                .journal()
-                .alert(&key, "barrier", worst, self.recipe.barrier_limit)?;
-            cx.run.journal().settle_alert(id, "go-on", "automatic")?;
+            let measured = (worst, self.recipe.barrier_limit);
+            detect::settled(cx, &key, "barrier", measured, "go-on")?;
         }
         Ok(json!({
             "tokens": self.trainees.iter().map(|t| t.tokens).sum::<u64>(),
