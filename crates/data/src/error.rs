@@ -47,6 +47,16 @@ pub enum Error {
         /// How to get it.
         remedy: String,
     },
+    /// Several data sets are neither under the data root nor in the cache.
+    #[error("{count} data sets are not there; `forge data fetch {ids}` gets all of them:{faults}")]
+    MissingSeveral {
+        /// How many.
+        count: usize,
+        /// The error of each, a line each.
+        faults: String,
+        /// Their ids.
+        ids: String,
+    },
     /// The hub, or the way to it, refused for good: retries are spent, or would not help.
     #[error("{repository}: {problem}; {remedy}")]
     Hub {

@@ -32,7 +32,8 @@ pub use adapters::text::{Page, wikitext_pages};
 pub use adapters::{each_document, load_folder};
 pub use answer::{extract_answer, extract_program, extract_span, same_answer};
 pub use catalogue::{
-    Check, DATASETS, Dataset, Found, Hub, Official, Places, check, dataset, expand, load,
+    Check, DATASETS, Dataset, Found, Hub, Official, Places, check, check_present, dataset, expand,
+    load,
 };
 pub use duplicates::{Duplicates, LeftOut, Repeat, Sketch, sketch, sketches};
 pub use error::{Error, Place};

@@ -234,6 +234,19 @@ impl Loader {
         places
     }
 
+    /// How often each shard was gone through up to `state`, in the order of the shards: pieces drawn over pieces there
+    /// are, 0 where there are none. `max_len` is what the batches were made with.
+    pub fn epochs(&self, state: &LoaderState, max_len: usize) -> Vec<f64> {
+        let cuts = self.cut(max_len);
+        let pieces = |cut: &Cut| *cut.before.last().expect("a cut ends with its total");
+        (cuts.iter().enumerate())
+            .map(|(i, cut)| {
+                let drawn = state.drawn.get(i).copied().unwrap_or(0);
+                drawn as f64 / pieces(cut).max(1) as f64
+            })
+            .collect()
+    }
+
     /// The piece at a place.
     pub fn piece_at(&self, place: PieceAt) -> Piece {
         self.piece(place.shard, place.document, place.start, place.length)

@@ -31,8 +31,14 @@ pub(crate) fn nearest<'a>(found: &str, known: impl Iterator<Item = &'a str>) -> 
 
 /// The exit code of a fault.
 pub(crate) fn exit_code(fault: &anyhow::Error) -> u8 {
-    let data_usage =
-        |e: &data::Error| matches!(e, data::Error::Unknown { .. } | data::Error::Missing { .. });
+    let data_usage = |e: &data::Error| {
+        matches!(
+            e,
+            data::Error::Unknown { .. }
+                | data::Error::Missing { .. }
+                | data::Error::MissingSeveral { .. }
+        )
+    };
     let store_usage = |e: &store::Error| {
         use store::Error::{Action, Name, NoRun, RunExists, Settled};
         matches!(

@@ -305,6 +305,7 @@ pub(crate) fn summary(run: &Run, report: &Value) -> String {
     out += &left_out(&report["data"]);
     out += "\nbits/byte and accuracy (mean over the tasks) are on held-out data; steps are core layers a token.\n";
     out += &by_family(&p["cognate"]);
+    out += &by_dataset(&p["cognate"]);
     for alert in report["alerts"].as_array().into_iter().flatten() {
         out += &format!(
             "alert: {} {} (threshold {}) at {} {} step {}: {}\n",
@@ -382,6 +383,25 @@ fn by_family(cognate: &Value) -> String {
             );
         }
     }
+    format!("\n{}\n", table::table(&header, &rows))
+}
+
+/// How often the models of Phase 1 went through each data set.
+fn by_dataset(cognate: &Value) -> String {
+    let models: Vec<&Value> = std::iter::once(&cognate["ancestor"])
+        .chain(cognate["models"].as_array().into_iter().flatten())
+        .filter(|m| m["epochs"].is_object())
+        .collect();
+    let Some(sets) = models.first().and_then(|m| m["epochs"].as_object()) else {
+        return String::new();
+    };
+    let names = models.iter().map(|m| m["name"].as_str().unwrap_or("-"));
+    let header: Vec<&str> = std::iter::once("epochs of").chain(names).collect();
+    let row = |set: &String| {
+        let cells = models.iter().map(|m| number(&m["epochs"][set], 2));
+        std::iter::once(set.clone()).chain(cells).collect()
+    };
+    let rows: Vec<Vec<String>> = sets.keys().map(row).collect();
     format!("\n{}\n", table::table(&header, &rows))
 }
 

@@ -294,9 +294,35 @@ fn prepare(run: &Run, recipe: &Recipe) -> Result<Source> {
             branch: String::new(),
             step: 0,
         };
+        unavailable(run, &key, &source)?;
         run.journal().event(&key, "data", &json!(source.summary))?;
     }
     Ok(source)
+}
+
+/// Alerts about text that a run does without: optional data sets that were not there, and families of which there is no
+/// training text, whose share of the mixes goes to the others.
+fn unavailable(run: &Run, key: &Key, source: &Source) -> Result<()> {
+    let absent = source.summary.iter().filter(|used| used.absent);
+    let absent = absent.map(|used| ("dataset-unavailable", used.dataset.clone()));
+    let families = source.available();
+    let without = |family: &data::Family| families.iter().all(|(_, f, _)| f != family);
+    let empty = data::Family::ALL.into_iter().filter(without);
+    let empty = empty.map(|family| ("family-without-text", family.name().to_string()));
+    let known = run.journal().alerts()?;
+    for (detector, what) in absent.chain(empty) {
+        // A kill may have come after some of them.
+        if (known.iter()).any(|a| a.detector == detector && a.branch == what) {
+            continue;
+        }
+        let key = Key {
+            branch: what,
+            ..key.clone()
+        };
+        let alert = run.journal().alert(&key, detector, 0.0, 1.0)?;
+        run.journal().settle_alert(alert, "go-on", "automatic")?;
+    }
+    Ok(())
 }
 
 /// Drives the phases of a span that are not finished yet.

@@ -47,6 +47,9 @@ pub struct Used {
     /// Training documents found and not kept.
     #[serde(default)]
     pub left_out: LeftOut,
+    /// Whether it was not there, and the run goes on without it because it is optional.
+    #[serde(default)]
+    pub absent: bool,
     /// What a person should know.
     pub note: String,
 }
@@ -98,8 +101,11 @@ impl Source {
         let mut sets: Vec<(String, Vec<Document>)> = Vec::new();
         let mut duplicates = (recipe.dedup > 0.0).then(|| Duplicates::new(recipe.dedup));
         let mut evaluation = Evaluation::default();
-        for id in data::expand(&recipe.sets.iter().map(String::as_str).collect::<Vec<_>>()) {
+        let ids = data::expand(&recipe.sets.iter().map(String::as_str).collect::<Vec<_>>());
+        data::check_present(&ids, &recipe.places())?;
+        for id in ids {
             tell(&format!("reading {id}"));
+            let mut absent = false;
             let loaded = match Family::ALL.into_iter().find(|f| builtin::dataset(*f) == id) {
                 Some(family) => data::Loaded {
                     train: builtin::documents(family, recipe.seed, recipe.builtin_documents),
@@ -112,6 +118,7 @@ impl Source {
                 },
                 None => match data::load(&id, &recipe.places()) {
                     Err(fault @ data::Error::Missing { .. }) if is_optional(&id) => {
+                        absent = true;
                         tell(&format!(
                             "going on without {id}, which is optional: {fault}"
                         ));
@@ -129,6 +136,9 @@ impl Source {
             evaluation.add(&id, &loaded.items, &loaded.texts);
             let duplicates = duplicates.as_mut().filter(|_| !is_built_in(&id));
             Self::take((id, loaded), recipe, duplicates, &mut frozen, &mut sets);
+            if let Some(used) = frozen.summary.last_mut() {
+                used.absent = absent;
+            }
         }
         if let Some(folder) = &recipe.folder {
             tell(&format!("reading {}", folder.display()));
@@ -248,6 +258,7 @@ impl Source {
             bytes: None,
             items: items.len(),
             left_out,
+            absent: false,
             note,
         });
         frozen.items.extend(items);

@@ -174,6 +174,36 @@ pub fn load(id: &str, places: &Places) -> Result<Loaded, Error> {
     Ok(loaded.once_each().counted())
 }
 
+/// Checks before anything is read that the places hold all of the data sets that a recipe cannot go on without.
+///
+/// # Errors
+/// No such data set; or some are in none of the places: the error names all of them at once.
+pub fn check_present(ids: &[String], places: &Places) -> Result<(), Error> {
+    let mut absent = Vec::new();
+    for id in ids {
+        let row = dataset(id).ok_or_else(|| unknown(id))?;
+        if !row.is_built_in() && !row.optional && places.of(row).is_empty() {
+            absent.push(row);
+        }
+    }
+    match absent.as_slice() {
+        [] => Ok(()),
+        [row] => Err(nowhere(row, places)),
+        several => Err(Error::MissingSeveral {
+            count: several.len(),
+            faults: several
+                .iter()
+                .map(|row| format!("\n  {}", nowhere(row, places)))
+                .collect(),
+            ids: several
+                .iter()
+                .map(|row| row.id)
+                .collect::<Vec<_>>()
+                .join(" "),
+        }),
+    }
+}
+
 /// The error for a data set that is in none of the places.
 fn nowhere(row: &Dataset, places: &Places) -> Error {
     let looked = match (&places.root, &places.cache) {

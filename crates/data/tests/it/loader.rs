@@ -113,6 +113,7 @@ fn an_epoch_predicts_every_token_but_the_first_of_a_document_exactly_once() {
         while state.drawn.get(1).copied().unwrap_or(0) < 27 * epoch {
             batches.push(loader.batch(&mut state, 1, 16));
         }
+        assert_eq!(loader.epochs(&state, 16)[1], epoch as f64);
         let order = targets(&batches, 1);
         let mut seen = order.clone();
         seen.sort_unstable();

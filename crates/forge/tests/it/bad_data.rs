@@ -129,3 +129,36 @@ fn a_folder_of_own_text_joins_the_run() {
         .ended(2)
         .says(&["--data no-such-folder"]);
 }
+
+#[test]
+fn all_data_sets_that_are_missing_are_named_at_once() {
+    let root = Root::new();
+    let sets = ["--set", "data.sets=[\"gsm8k\", \"svamp\", \"builtin\"]"];
+    let nowhere = format!("data.root={}", root.path().join("nowhere").display());
+    root.run("bad", &[&sets[..], &["--set", &nowhere]].concat())
+        .ended(2)
+        .says(&["2 data sets", "forge data fetch gsm8k svamp", "`svamp`"]);
+    assert!(!root.run_dir("bad").exists());
+}
+
+#[test]
+fn what_a_run_does_without_is_an_alert_of_its_report() {
+    let root = Root::new();
+    let sets = "data.sets=[\"openwebtext\", \"builtin_maths\", \"builtin_language\"]";
+    let args = ["--until", "cognate", "--json", "--set", sets];
+    let report = root.run("without", &args).ended(0).json();
+    let alerts = report["alerts"].as_array().unwrap();
+    let about = |detector: &str| -> Vec<&str> {
+        let of = alerts.iter().filter(|a| a["detector"] == detector);
+        of.map(|a| a["branch"].as_str().unwrap()).collect()
+    };
+    assert_eq!(about("dataset-unavailable"), ["openwebtext"]);
+    let families = ["code", "qa", "commonsense"];
+    assert_eq!(about("family-without-text"), families);
+    // What was there was gone through, and the report says how often.
+    for model in report["phases"]["cognate"]["models"].as_array().unwrap() {
+        let epochs = model["epochs"].as_object().unwrap();
+        assert_eq!(epochs.len(), 2, "{epochs:?}");
+        assert!(epochs.values().all(|e| e.as_f64().unwrap() > 0.0));
+    }
+}

@@ -550,6 +550,11 @@ impl CognatePhase {
             "{} {}/{} loss {:.3} ({stage:?})",
             t.plan.name, t.step, t.plan.total, pass.nats
         );
+        if t.step.is_multiple_of(self.recipe.epoch_steps) || t.finished() {
+            for (dataset, epochs) in t.epochs(cx) {
+                cx.metric(&key, &format!("{name}/epochs/{dataset}"), epochs)?;
+            }
+        }
         if report.skipped {
             cx.event(
                 &key,
@@ -625,6 +630,7 @@ impl CognatePhase {
         value["tokens"] = json!(t.tokens);
         value["skipped_steps"] = json!(t.optimizer.skipped);
         value["behaviour"] = json!(b);
+        value["epochs"] = json!(t.epochs(cx));
         value["kneser_ney"] = self.kneser_ney(cx, i);
         self.line = format!(
             "evaluated {}: {:.3} bits per byte",

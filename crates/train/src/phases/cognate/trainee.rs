@@ -13,7 +13,7 @@ use data::{
 use model::{Cognate, Config, Params};
 use serde::{Deserialize, Serialize};
 use std::cell::RefCell;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use store::Array;
 use tensor::{Grads, Tensor};
 
@@ -208,13 +208,24 @@ impl Trainee {
 
     /// The different pieces that it was trained on, and a loader that reads them.
     pub fn drawn(&self, cx: &Context) -> (Loader, BTreeSet<PieceAt>) {
-        let shards = cx.source.shards.clone();
-        let all = Mix {
-            weights: vec![1.0; shards.len()],
-        };
-        let loader = Loader::new(shards, all, self.plan.seed, &self.plan.name);
+        let loader = self.reader(cx);
         let places = loader.drawn(&self.loader, cx.recipe.cognate.sequence);
         (loader, places)
+    }
+
+    /// How often it went through each data set.
+    pub fn epochs<'a>(&self, cx: &'a Context) -> BTreeMap<&'a str, f64> {
+        let sequence = cx.recipe.cognate.sequence;
+        let epochs = self.reader(cx).epochs(&self.loader, sequence);
+        let names = cx.source.shards.iter().map(|s| s.dataset());
+        names.zip(epochs).collect()
+    }
+
+    /// A loader of all of its text, to look up what it has seen.
+    fn reader(&self, cx: &Context) -> Loader {
+        let shards = cx.source.shards.clone();
+        let weights = vec![1.0; shards.len()];
+        Loader::new(shards, Mix { weights }, self.plan.seed, &self.plan.name)
     }
 
     /// One optimizer step.
