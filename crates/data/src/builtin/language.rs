@@ -73,7 +73,7 @@ const PLACES: [&str; 12] = [
     "park", "garden", "forest", "river", "farm", "beach", "school", "market", "hill", "lake",
     "barn", "village",
 ];
-const THINGS: [&str; 14] = [
+pub(super) const THINGS: [&str; 14] = [
     "ball", "hat", "kite", "boat", "doll", "drum", "cup", "book", "shoe", "ring", "box", "bell",
     "car", "bag",
 ];

@@ -24,6 +24,7 @@ mod language;
 mod lexicon;
 mod maths;
 mod qa;
+mod recall;
 mod strategy;
 mod tasks;
 mod thought;
@@ -35,6 +36,7 @@ use std::collections::BTreeSet;
 use crate::{Answer, Comparison, Document, Family, Item, Split};
 use draw::{Draw, held_out};
 
+pub use recall::{Facts, Recall, recall};
 pub use strategy::{SPECIAL_TOKENS, Strategy};
 pub use thought::{ParsedThought, TraceFault, check_computation, validate, well_formed};
 pub use traces::{Trace, traces};

@@ -1,5 +1,6 @@
 //! The built-in generators: right, disjoint, repeatable and short.
 
+mod recall;
 mod solvers;
 mod thoughts;
 

@@ -21,7 +21,7 @@ use train::step::MicroBatch;
 use train::{Context, Recipe, Source};
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum Variant {
+pub(super) enum Variant {
     /// One pass, no memory, no Grokfast: a plain decoder
     Plain,
     /// The plain decoder with AdamW on every tensor
@@ -129,13 +129,13 @@ fn row(curve: &Value, last: &Value) -> Vec<String> {
 }
 
 impl Variant {
-    fn name(self) -> String {
+    pub(super) fn name(self) -> String {
         let name = self.to_possible_value();
         name.map_or(String::new(), |v| v.get_name().to_string())
     }
 
     /// The recipe as this variant changes it.
-    fn recipe(self, recipe: &Recipe, seed: u64) -> Recipe {
+    pub(super) fn recipe(self, recipe: &Recipe, seed: u64) -> Recipe {
         let mut changed = recipe.clone();
         changed.seed = seed;
         if !matches!(self, Self::All | Self::Grokfast) {
@@ -148,7 +148,7 @@ impl Variant {
     }
 
     /// The model's configuration, with as many parameters as the whole model.
-    fn config(self, recipe: &Recipe, vocab: usize) -> Config {
+    pub(super) fn config(self, recipe: &Recipe, vocab: usize) -> Config {
         let mut whole = recipe.model.config();
         (whole.vocab, whole.act_threshold) = (vocab, 0.0);
         let loops = matches!(self, Self::All | Self::Recursion | Self::LateRecursion);
@@ -166,7 +166,7 @@ impl Variant {
     }
 
     /// A model, with the optimizer that each tensor gets.
-    fn model(self, config: Config, seed: u64) -> Cognate {
+    pub(super) fn model(self, config: Config, seed: u64) -> Cognate {
         let mut model = Cognate::new(config, seed);
         if self == Self::Adamw {
             let tensors = model.params.iter();

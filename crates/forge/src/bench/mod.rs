@@ -5,6 +5,7 @@ mod decode;
 mod decoder;
 mod gemm;
 mod ops;
+mod recall;
 mod train_step;
 
 pub(crate) use train_step::random_pieces;
@@ -48,6 +49,11 @@ enum Bench {
         after_help = "Example:\n  forge bench curve small --variant plain --variant all --tokens 1000000 --seed 0 --seed 1"
     )]
     Curve(curve::CurveArgs),
+    /// What the memory is worth: facts given early, asked for late, in longer and longer texts
+    #[command(
+        after_help = "Example:\n  forge bench recall small --tokens 1000000 --seed 0 --seed 1"
+    )]
+    Recall(recall::RecallArgs),
     /// Reading a prompt and generating
     #[command(
         after_help = "Examples:\n  forge bench decode myrun/bitnet --json\n  forge bench decode decoder --batch 32"
@@ -67,6 +73,7 @@ pub(crate) fn bench(args: &BenchArgs, common: &Common) -> Result<u8> {
         Bench::Gemm(a) => gemm::run(a, common),
         Bench::Ops(a) => ops::run(a, common),
         Bench::Curve(a) => curve::run(a, common),
+        Bench::Recall(a) => recall::run(a, common),
         Bench::Decode(a) => decode::run(a, common),
     })
 }

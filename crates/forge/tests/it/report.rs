@@ -306,3 +306,36 @@ fn a_learning_curve_trains_variants_of_equal_size_on_the_data_of_a_run() {
     )
     .ended(2);
 }
+
+#[test]
+fn recall_asks_models_with_and_without_memory_on_longer_and_longer_texts() {
+    let args = "bench recall whole --tokens 600 --texts 2 --length 1 --length 3 --json";
+    let args: Vec<&str> = args.split(' ').collect();
+    let result = forge(&undisturbed(1), &args).ended(0).json();
+    let models = result["models"].as_array().unwrap();
+    let conditions = [
+        &["facts first", "others' facts"][..],
+        &["facts first", "others' facts", "no writes"],
+    ];
+    for (model, conditions) in models.iter().zip(conditions) {
+        let lengths = model["lengths"].as_array().unwrap();
+        let tokens = |i: usize| lengths[i]["tokens_a_text"].as_f64().unwrap();
+        assert!((2.0..4.0).contains(&(tokens(1) / tokens(0))));
+        for length in lengths {
+            let answers = length["answers"].as_array().unwrap();
+            let named: Vec<_> = answers.iter().map(|a| a["condition"].clone()).collect();
+            assert_eq!(named, conditions);
+            let nats: Vec<f64> = answers
+                .iter()
+                .map(|a| a["nats"].as_f64().unwrap())
+                .collect();
+            assert!(nats.iter().all(|n| *n > 0.0), "{nats:?}");
+            // What lies further back than windows reach, only a memory can tell.
+            if model["variant"] == "memory" {
+                assert!(nats.windows(2).all(|w| w[0] != w[1]), "{nats:?}");
+            }
+        }
+    }
+    let refused = ["bench", "recall", "whole", "--facts", "13"];
+    forge(&undisturbed(1), &refused).ended(2).says(&["--facts"]);
+}
