@@ -196,12 +196,17 @@ def processor():
 
 
 def write(isa, name, title, table):
-    """Puts one table between its markers in docs/performance.md, behind the others if it is new."""
-    path = ROOT / "docs" / "performance.md"
+    """Puts one table between its markers in docs/performance.md."""
+    put("performance.md", f"{isa} {name}", title, f"path {isa}", table)
+
+
+def put(file, marker, title, what, table):
+    """Puts a table between its markers in a file of docs, behind the others if it is new. `what` goes behind date and machine."""
+    path = ROOT / "docs" / file
     text = path.read_text()
-    begin, end = f"<!-- {isa} {name} -->", f"<!-- end {isa} {name} -->"
+    begin, end = f"<!-- {marker} -->", f"<!-- end {marker} -->"
     date = datetime.date.today().isoformat()
-    block = f"{begin}\n### {title}\n\n{date}, {processor()}, {os.cpu_count()} cores, path {isa}.\n\n{table}\n{end}"
+    block = f"{begin}\n### {title}\n\n{date}, {processor()}, {os.cpu_count()} cores, {what}.\n\n{table}\n{end}"
     if begin in text:
         text = text[: text.index(begin)] + block + text[text.index(end) + len(end):]
     else:
@@ -224,4 +229,5 @@ def main():
         print(f"{title}\n\n{table}\n", flush=True)
 
 
-main()
+if __name__ == "__main__":
+    main()

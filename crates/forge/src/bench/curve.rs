@@ -2,17 +2,23 @@
 //! equal time off the same curve.
 //!
 //! A variant trains as the ancestor of Phase 1 does, on the data of a run that is there, by the run's recipe. Held-out loss
-//! is that of the selection split, every pass of the core taken. Variants without memory get wider feed-forward layers, so
-//! that all have as many parameters as the whole model, within one unit of width.
+//! is that of the selection split unless another is named, every pass of the core taken. Variants without memory get wider
+//! feed-forward layers, so that all have as many parameters as the whole model, within one unit of width.
+//!
+//! Under `--seconds` the end of training is a time, measurements not counted: learning rates and the beginning of the
+//! loops go by the share of the time that is gone, where they go by the share of the steps otherwise.
 
+use super::export::Export;
 use crate::args::Common;
 use crate::fault::usage;
 use crate::{output, recipes, run, runs, table};
 use anyhow::Result;
 use clap::{Args, ValueEnum};
-use data::{Mixture, Split};
+use data::{Document, Mixture, Split};
 use model::{Cognate, Config, Params, params::Role};
 use serde_json::{Value, json};
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
 use std::time::Instant;
 use train::evaluate::{self, TextScore};
 use train::phases::cognate::{Plan, Trainee};
@@ -38,6 +44,15 @@ pub(super) enum Variant {
     All,
 }
 
+/// A split to measure on.
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Measured {
+    /// What choices are made by
+    Selection,
+    /// What is only reported
+    HeldOut,
+}
+
 #[derive(Args)]
 pub(crate) struct CurveArgs {
     /// A run, whose data and recipe are taken
@@ -48,6 +63,9 @@ pub(crate) struct CurveArgs {
     /// Tokens that each variant is trained on
     #[arg(long, value_name = "N", default_value_t = 1_000_000)]
     tokens: u64,
+    /// Seconds of training after which a curve ends though tokens are left
+    #[arg(long, value_name = "N")]
+    seconds: Option<f64>,
     /// Points of a curve, equally far apart
     #[arg(long, value_name = "N", default_value_t = 8)]
     points: u64,
@@ -57,19 +75,44 @@ pub(crate) struct CurveArgs {
     /// Bytes of held-out text that each point is measured on, of each data set
     #[arg(long, value_name = "N", default_value_t = 30_000)]
     bytes: usize,
+    /// Data set that is measured (repeatable) [default: all]
+    #[arg(long, value_name = "SET")]
+    measure: Vec<String>,
+    /// Split that is measured
+    #[arg(long, value_enum, default_value = "selection")]
+    split: Measured,
+    /// Where the only curve leaves what another program needs to train the same: config.json, batches.jsonl,
+    /// held_out.json, start.safetensors, and end.safetensors when it is through
+    #[arg(long, value_name = "DIR")]
+    export: Option<PathBuf>,
 }
 
 pub(super) fn run(args: &CurveArgs, common: &Common) -> Result<u8> {
     if args.points == 0 || args.tokens == 0 || args.bytes == 0 {
         return usage("--tokens, --points and --bytes are at least 1");
     }
-    let found = runs::read(&common.root, &args.run)?;
-    let recipe = recipes::change(&run::recipe_of(&found)?, &common.set)?;
-    let source = Source::open(&found.dir().join("data"))?;
+    if args.seconds.is_some_and(|s| s.is_nan() || s <= 0.0) {
+        return usage("--seconds is more than 0");
+    }
     let variants = match args.variant.is_empty() {
         true => Variant::value_variants(),
         false => &args.variant,
     };
+    if args.export.is_some() && (variants.len(), args.seed.len()) != (1, 1) {
+        return usage("--export goes with one --variant and one --seed");
+    }
+    let found = runs::read(&common.root, &args.run)?;
+    let recipe = recipes::change(&run::recipe_of(&found)?, &common.set)?;
+    let source = Source::open(&found.dir().join("data"))?;
+    let known: BTreeSet<&str> = source.texts.iter().map(|d| &*d.dataset).collect();
+    if let Some(set) = args.measure.iter().find(|s| !known.contains(s.as_str())) {
+        let known: Vec<&str> = known.into_iter().collect();
+        let known = known.join(", ");
+        return usage(format!(
+            "--measure {set}: `{}` has held-out text of {known}",
+            args.run
+        ));
+    }
     let (mut curves, mut rows) = (Vec::new(), Vec::new());
     for &variant in variants {
         for &seed in &args.seed {
@@ -197,26 +240,39 @@ fn train(args: &CurveArgs, cx: &Context, variant: Variant, seed: u64) -> Result<
     let model = variant.model(config, seed);
     let parameters = model.params.count();
     let optim = recipe.optim.clone();
-    let mut trainee = Trainee::new(plan, model, optim, MicroBatch::default());
+    let new = |model| Trainee::new(plan.clone(), model, optim.clone(), MicroBatch::default());
+    let held_out = held_out(cx.source, args);
+    let export = args.export.as_ref().map(|dir| Export { dir, cx });
+    if let Some(export) = &export {
+        export.begin(&mut new(model.clone()), total, &held_out)?;
+    }
+    let mut trainee = new(model);
     let (mut seconds, mut flops, mut points) = (0.0, 0.0, Vec::new());
-    let held_out = held_out(cx.source, args.bytes);
-    for step in 1..=total {
+    while trainee.step < total && args.seconds.is_none_or(|budget| seconds < budget) {
+        if let Some(budget) = args.seconds {
+            keep_time(&mut trainee, seconds / budget, total, recipe.loops_from);
+        }
         let begun = Instant::now();
         let (pass, _) = trainee.train_step(cx)?;
         seconds += begun.elapsed().as_secs_f64();
         // Backward products cost twice the forward ones.
         flops += 3.0 * pass.flops as f64;
-        if step * args.points / total > (step - 1) * args.points / total {
+        let gone = args.seconds.map_or(0.0, |budget| seconds / budget);
+        let gone = gone.max(trainee.step as f64 / total as f64).min(1.0);
+        if (gone * args.points as f64) as usize > points.len() {
             let scores = evaluate::texts(&trainee.model, &cx.source.tokenizer, &held_out, MAX_LEN);
             let all = (scores.iter().copied()).fold(TextScore::default(), TextScore::plus);
             let sets = by_set(&held_out, &scores);
-            let mean = sets.iter().map(|(_, b)| b).sum::<f64>() / sets.len() as f64;
+            let mean = sets.values().sum::<f64>() / sets.len() as f64;
             points.push(json!({
-                "step": step, "tokens": trainee.tokens, "seconds": seconds, "flops": flops,
+                "step": trainee.step, "tokens": trainee.tokens, "seconds": seconds, "flops": flops,
                 "train_nats": pass.nats, "bits_per_byte": all.bits_per_byte(), "mean_over_sets": mean,
-                "by_set": sets.into_iter().collect::<std::collections::BTreeMap<_, _>>(),
+                "by_set": sets,
             }));
         }
+    }
+    if let Some(export) = &export {
+        export.end(&trainee.model)?;
     }
     Ok(
         json!({ "variant": variant.name(), "seed": seed, "parameters": parameters, "ffn": trainee.model.config.ffn,
@@ -224,13 +280,33 @@ fn train(args: &CurveArgs, cx: &Context, variant: Variant, seed: u64) -> Result<
     )
 }
 
-/// Texts of the selection split, about so many bytes of each data set.
-fn held_out(source: &Source, bytes: usize) -> Vec<&data::Document> {
-    let mut taken = std::collections::BTreeMap::new();
-    let mut texts = source.texts_of(Split::Selection, None);
+/// Sets the steps in all, and those before the loops, to what they will be if the rest goes as fast as what is done:
+/// `gone` is the share of the time.
+fn keep_time(trainee: &mut Trainee, gone: f64, most: u64, loops_from: f64) {
+    if gone == 0.0 {
+        return;
+    }
+    let step = trainee.step;
+    let total = ((step as f64 / gone) as u64).clamp(step + 1, most);
+    trainee.plan.total = total;
+    // Once begun they stay.
+    if step <= trainee.plan.loops_from {
+        trainee.plan.loops_from = ((total as f64 * loops_from) as u64).max(step);
+    }
+}
+
+/// Texts of the split to be measured, about so many bytes of each data set.
+fn held_out<'a>(source: &'a Source, args: &CurveArgs) -> Vec<&'a Document> {
+    let split = match args.split {
+        Measured::Selection => Split::Selection,
+        Measured::HeldOut => Split::HeldOut,
+    };
+    let mut taken = BTreeMap::new();
+    let mut texts = source.texts_of(split, None);
     texts.retain(|d| {
+        let wanted = args.measure.is_empty() || args.measure.iter().any(|set| *set == *d.dataset);
         let sum: &mut usize = taken.entry(d.dataset.to_string()).or_default();
-        let fits = *sum < bytes;
+        let fits = wanted && *sum < args.bytes;
         *sum += d.text.len();
         fits
     });
@@ -238,8 +314,8 @@ fn held_out(source: &Source, bytes: usize) -> Vec<&data::Document> {
 }
 
 /// Bits per byte of each data set.
-fn by_set(documents: &[&data::Document], scores: &[TextScore]) -> Vec<(String, f64)> {
-    let mut sums = std::collections::BTreeMap::<String, TextScore>::new();
+fn by_set(documents: &[&Document], scores: &[TextScore]) -> BTreeMap<String, f64> {
+    let mut sums = BTreeMap::<String, TextScore>::new();
     for (d, s) in documents.iter().zip(scores) {
         let sum = sums.entry(d.dataset.to_string()).or_default();
         *sum = sum.plus(*s);

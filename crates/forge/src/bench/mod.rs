@@ -3,6 +3,7 @@
 mod curve;
 mod decode;
 mod decoder;
+mod export;
 mod gemm;
 mod ops;
 mod recall;

@@ -300,11 +300,53 @@ fn a_learning_curve_trains_variants_of_equal_size_on_the_data_of_a_run() {
         }
         measured(&points[1], "point", &["bits_per_byte", "mean_over_sets"]);
     }
-    forge(
-        &undisturbed(1),
-        &["bench", "curve", "whole", "--points", "0"],
-    )
-    .ended(2);
+    for wrong in [
+        "--points 0",
+        "--seconds 0",
+        "--measure nowhere",
+        "--export out",
+    ] {
+        let args = ["bench", "curve", "whole"].into_iter();
+        let args: Vec<&str> = args.chain(wrong.split(' ')).collect();
+        forge(&undisturbed(1), &args).ended(2);
+    }
+}
+
+#[test]
+fn a_learning_curve_leaves_what_another_program_needs_to_train_the_same() {
+    let root = undisturbed(1);
+    let dir = root.join("exported");
+    let dir_text = dir.to_str().unwrap();
+    let args =
+        "bench curve whole --variant plain --tokens 3000 --seconds 0.000001 --points 1 --bytes 500";
+    let args =
+        args.split(' ')
+            .chain(["--measure", "builtin_maths", "--json", "--export", dir_text]);
+    let args: Vec<&str> = args.collect();
+    let curve = forge(&root, &args).ended(0).json()["curves"][0].clone();
+    let read = |name: &str| std::fs::read_to_string(dir.join(name)).unwrap();
+    let json = |text: &str| serde_json::from_str::<serde_json::Value>(text).unwrap();
+    let config = json(&read("config.json"));
+    assert_eq!(config["ffn"], curve["ffn"]);
+    // One step was taken, and as many batches dealt as the tokens asked for; the first is what it was taken on.
+    let point = &curve["points"][0];
+    assert_eq!(point["step"], 1);
+    let batches: Vec<_> = read("batches.jsonl").lines().map(json).collect();
+    assert!(batches.len() > 1);
+    let scored = |piece: &serde_json::Value| {
+        let length = |key: &str| piece[key].as_array().unwrap().len();
+        length("tokens") - 1 - length("unscored")
+    };
+    let pieces = batches[0].as_array().unwrap().iter();
+    assert_eq!(point["tokens"], pieces.map(scored).sum::<usize>());
+    let texts = json(&read("held_out.json"))["texts"]
+        .as_array()
+        .unwrap()
+        .clone();
+    assert!(!texts.is_empty() && texts.iter().all(|t| t["dataset"] == "builtin_maths"));
+    assert!(texts.iter().all(|t| t["tokens"][0] == 0));
+    let weights = |name: &str| std::fs::read(dir.join(name)).unwrap();
+    assert_ne!(weights("start.safetensors"), weights("end.safetensors"));
 }
 
 #[test]

@@ -166,7 +166,12 @@ impl Trainee {
         }
     }
 
-    fn batch(&mut self, cx: &Context, tokens: usize, sequence: usize) -> data::Batch {
+    /// The batch of the next step, drawn: a step that is taken afterwards trains on the one behind it.
+    pub fn next_batch(&mut self, cx: &Context) -> data::Batch {
+        let (tokens, sequence) = (
+            cx.recipe.cognate.tokens_per_step,
+            cx.recipe.cognate.sequence,
+        );
         let stage = self.stage();
         if self.stage != Some(stage) {
             if self.stage.is_some() {
@@ -239,7 +244,7 @@ impl Trainee {
         if self.step == self.plan.loops_from {
             self.expect_jump();
         }
-        let batch = self.batch(cx, recipe.tokens_per_step, recipe.sequence);
+        let batch = self.next_batch(cx);
         let depth = if self.step < self.plan.loops_from {
             TrainDepth::Same(1)
         } else {
