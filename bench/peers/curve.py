@@ -7,17 +7,21 @@ Four contenders, each one step from the one before, so that the table says where
   muon    Forge, the same decoder, Muon for hidden matrices                              optimizer
   all     Forge, the whole model with as many parameters: loops, memory, Grokfast        architecture
 
-All see the batches of one order (`forge bench curve --export`), in training as far as each comes in its time. Learning
+All see the batches of one order (`forge bench curve --export`), each as far as it comes in its time. That time is kept
+by counting: `--speed` measures steps a second of all contenders by turns, the best of all timed runs counts, and a
+training of N seconds is one of N times as many steps, so that neighbours on a shared machine move nobody's result. Learning
 rates and schedules are chosen for each by `--scan`, at equal tokens on the selection split; the table is read off the
 held-out split. Compiling and measuring count for neither. Everything that was measured is kept in target/peers/curve,
 so that the work can be done in pieces: what is there is not measured again, and the table shows all that is there.
 
-usage: python3 bench/peers/curve.py --root DIR [--run NAME] [--scan] [--check] [--contenders torch,adamw,muon,all]
+usage: python3 bench/peers/curve.py --root DIR [--run NAME] [--scan [--rates X,Y]] [--speed ROUNDS]
+                                    [--check] [--contenders torch,adamw,muon,all]
                                     [--seconds 120,300] [--seeds 0,1] [--threads N]
 """
 
 import argparse
 import json
+import os
 import pathlib
 import statistics
 import sys
@@ -34,19 +38,25 @@ CONTENDERS = {
 }
 SHARES = {"adamw": "engine", "muon": "optimizer", "all": "architecture"}
 VARIANTS = {"adamw": "adamw", "muon": "plain", "all": "all"}
-RATES = {"torch": [1e-3, 2e-3, 4e-3], "adamw": [1e-3, 2e-3, 4e-3], "muon": [4e-3, 8e-3, 16e-3], "all": [4e-3, 8e-3, 16e-3]}
+ADAMW, MUON = [1e-3, 2e-3, 4e-3, 8e-3], [4e-3, 8e-3, 16e-3]
+RATES = {"torch": ADAMW, "adamw": ADAMW, "muon": MUON, "all": MUON}
 # The share of the training over which the rate falls linearly to nothing, after a warm-up of 5%.
 COOLDOWN = {"linear": 0.95, "half": 0.5}
 SCHEDULES = {"torch": ["cosine", "linear"], "adamw": ["linear", "half"], "muon": ["linear", "half"], "all": ["linear", "half"]}
-SCAN_TOKENS = 300_000
-# More than any contender sees in five minutes.
-EXPORTED_TOKENS = 6_000_000
+SCAN_STEPS = 98
+SPEED_STEPS = 40
+# Where nothing was scanned: what the recipe has, falling all the way as PyTorch's rate does.
+UNSCANNED = {"adamw": (2e-3, "linear"), "muon": (8e-3, "linear"), "all": (8e-3, "half")}
+# More than PyTorch sees in five minutes.
+EXPORTED_TOKENS = 4_000_000
 BYTES = 200_000
 
 
 class Curves:
     def __init__(self, args):
         self.root, self.run, self.threads = args.root, args.run, args.threads
+        recipe = json.loads((self.root / "runs" / self.run / "recipe.json").read_text())["recipe"]
+        self.step_tokens = recipe["cognate"]["tokens_per_step"]
         self.python = install()
         RESULTS.mkdir(parents=True, exist_ok=True)
 
@@ -68,18 +78,15 @@ class Curves:
         command = [self.python, HERE / "plain.py", folder, "--threads", self.threads, *more]
         return figures(command, {"GLIBC_TUNABLES": TUNED})
 
-    def train(self, contender, seed, split, rate, schedule, end):
-        """`end` is ("seconds", N) or ("tokens", N)."""
+    def train(self, contender, seed, split, rate, schedule, steps):
         if contender == "torch":
-            kind, value = end
-            return self.torch(self.export(seed, split), f"--{kind}", value, "--lr", rate, "--schedule", schedule)
+            return self.torch(self.export(seed, split), "--steps", steps, "--lr", rate, "--schedule", schedule)
         muon, adam = (rate, rate / 2) if contender != "adamw" else (rate, rate)
         change = [f"muon_lr={muon}", f"adam_lr={adam}", "warmup=0.05", f"cooldown={COOLDOWN[schedule]}"]
         change = [x for c in change for x in ("--set", f"cognate.optim.{c}")]
-        tokens = {"tokens": ["--tokens", end[1]], "seconds": ["--tokens", 10**9, "--seconds", end[1]]}[end[0]]
-        return self.forge(VARIANTS[contender], seed, split, "--points", 4, *tokens, *change)
+        return self.forge(VARIANTS[contender], seed, split, "--points", 1, "--tokens", steps * self.step_tokens, *change)
 
-    def scan(self, contender):
+    def scan(self, contender, rates):
         """Chooses rate and schedule: the rates by the first schedule, then the best one by the other."""
         path = RESULTS / f"scan-{contender}.json"
         tried = json.loads(path.read_text()) if path.exists() else []
@@ -88,45 +95,82 @@ class Curves:
             for t in tried:
                 if (t["rate"], t["schedule"]) == (rate, schedule):
                     return t["bits_per_byte"]
-            got = self.train(contender, 0, "selection", rate, schedule, ("tokens", SCAN_TOKENS))
+            got = self.train(contender, 0, "selection", rate, schedule, SCAN_STEPS)
             tried.append({"rate": rate, "schedule": schedule, **got["points"][-1]})
             path.write_text(json.dumps(tried, indent=1))
             say(f"scan: {contender}, {rate:g}, {schedule}: {tried[-1]['bits_per_byte']:.4f} bits per byte")
             return tried[-1]["bits_per_byte"]
 
         first, second = SCHEDULES[contender]
-        rate = min(RATES[contender], key=lambda rate: score(rate, first))
-        score(rate, second)
+        for rate in rates:
+            score(rate, first)
+        score(min(tried, key=lambda t: t["bits_per_byte"])["rate"], second)
 
     def chosen(self, contender):
         path = RESULTS / f"scan-{contender}.json"
+        if not path.exists() and contender in UNSCANNED:
+            return UNSCANNED[contender]
         if not path.exists():
-            sys.exit(f"{path} is not there; choose learning rates with --scan first")
+            sys.exit(f"{path} is not there; choose PyTorch's learning rate with --scan first")
         best = min(json.loads(path.read_text()), key=lambda t: t["bits_per_byte"])
         return best["rate"], best["schedule"]
+
+    def speed(self, rounds):
+        """Steps a second of every contender, by turns; what other processes took of the machine stands beside it."""
+        path = RESULTS / "speed.json"
+        found = json.loads(path.read_text()) if path.exists() else []
+        for i in range(rounds):
+            got, before = {}, processor_time()
+            for contender in CONTENDERS:
+                last = self.train(contender, 0, "selection", *self.chosen(contender), SPEED_STEPS)["points"][-1]
+                got[contender] = last["step"] / last["seconds"]
+            own, all_of_it = (b - a for a, b in zip(before, processor_time()))
+            got["others"] = 1 - own / all_of_it
+            say(f"round {i + 1}: {got}")
+            found.append(got)
+            path.write_text(json.dumps(found, indent=1))
+
+    def steps(self, contender, seconds):
+        """What so many seconds give at the best speed that any round or scan saw."""
+        speeds = []
+        for name in ["speed", f"scan-{contender}"]:
+            path = RESULTS / f"{name}.json"
+            found = json.loads(path.read_text()) if path.exists() else []
+            speeds += [r[contender] if contender in r else r["step"] / r["seconds"] for r in found]
+        if not speeds:
+            sys.exit(f"nothing was timed for {contender}; measure steps a second with --speed first")
+        return round(seconds * max(speeds))
 
     def measure(self, contender, seed, seconds):
         path = RESULTS / f"{contender}-{seed}-{seconds:g}.json"
         if path.exists():
             return
         rate, schedule = self.chosen(contender)
-        got = self.train(contender, seed, "held-out", rate, schedule, ("seconds", seconds))
+        got = self.train(contender, seed, "held-out", rate, schedule, self.steps(contender, seconds))
         path.write_text(json.dumps({**got, "contender": contender, "seed": seed, "budget": seconds, "rate": rate,
                                     "schedule": schedule}, indent=1))
         last = got["points"][-1]
-        say(f"{contender}, seed {seed}: {last['seconds']:.1f} s, {last['tokens']} tokens, {last['by_set']}")
+        say(f"{contender}, seed {seed}: {last['seconds']:.1f} s here, {last['tokens']} tokens, {last['by_set']}")
 
     def check(self):
         """Weights that Forge trained give the same bits per byte in PyTorch."""
         folder = RESULTS / "check"
         ours = self.forge("plain", 0, "selection", "--tokens", 60_000, "--points", 1, "--export", folder)
         for precision in ["f32", "bf16"]:
-            theirs = self.torch(folder, "--tokens", 0, "--weights", "end.safetensors", "--precision", precision)
+            theirs = self.torch(folder, "--steps", 0, "--weights", "end.safetensors", "--precision", precision)
             assert ours["parameters"] == theirs["parameters"], (ours["parameters"], theirs["parameters"])
             for name, a in ours["points"][-1]["by_set"].items():
                 b = theirs["points"][-1]["by_set"][name]
                 print(f"{name}, PyTorch in {precision}: Forge {a:.5f}, PyTorch {b:.5f}, off by {abs(a / b - 1):.1e}")
                 assert abs(a / b - 1) < 2e-3, "the models are not the same"
+
+
+def processor_time():
+    """Jiffies of this program and what it started, and of all that ran."""
+    own = os.times()
+    own = (own.user + own.system + own.children_user + own.children_system) * os.sysconf("SC_CLK_TCK")
+    numbers = list(map(int, open("/proc/stat").readline().split()[1:9]))
+    return own, sum(numbers) - numbers[3] - numbers[4]
 
 
 def table():
@@ -147,9 +191,9 @@ def table():
             shown = lambda name: f"{mean[name]:.3f}" + (f" ({each(name)})" if len(last) > 1 else "")
             moved = "" if before is None else f"{SHARES[contender]}: " + ", ".join(
                 f"{mean[name] - before[name]:+.3f}" for name in SETS)
-            tokens, seconds = (statistics.mean(p[key] for p in last) for key in ("tokens", "seconds"))
+            tokens = statistics.mean(p["tokens"] for p in last)
             rows.append([f"{budget:g}", title, f"{runs[0]['rate']:g}, {runs[0]['schedule']}", f"{tokens / 1e6:.2f}M",
-                         f"{tokens / seconds:.0f}", *map(shown, SETS), moved])
+                         f"{tokens / budget:.0f}", *map(shown, SETS), moved])
             before = mean
     header = ["seconds", "", "rate, schedule", "tokens", "tokens/s", *SETS.values(), "against the row above"]
     return markdown(header, rows)
@@ -160,6 +204,8 @@ def main():
     p.add_argument("--root", type=pathlib.Path, required=True)
     p.add_argument("--run", default="small")
     p.add_argument("--scan", action="store_true")
+    p.add_argument("--rates", help="tried by --scan instead of the usual ones")
+    p.add_argument("--speed", type=int, metavar="ROUNDS")
     p.add_argument("--check", action="store_true")
     p.add_argument("--contenders", default=",".join(CONTENDERS))
     p.add_argument("--seconds", default="120,300")
@@ -170,9 +216,11 @@ def main():
     contenders = a.contenders.split(",")
     if a.check:
         return curves.check()
+    if a.speed:
+        return curves.speed(a.speed)
     if a.scan:
         for contender in contenders:
-            curves.scan(contender)
+            curves.scan(contender, [float(r) for r in a.rates.split(",")] if a.rates else RATES[contender])
         return
     for seconds in map(float, a.seconds.split(",")):
         for seed in map(int, a.seeds.split(",")):

@@ -4,7 +4,7 @@ Everything comes from the folder that `forge bench curve --export DIR` wrote: co
 their order, held-out texts as tokens. The model is the Cognate's with one pass and no memory, so a plain pre-norm
 decoder (QK-norm, RoPE, SwiGLU, sliding window, four persistent keys a layer, tied embedding) with two linear maps of
 the residual stream around its middle layers, 4% of the parameters. Weights trained by Forge run here as they are;
-`--weights end.safetensors --tokens 0` shows that both give the same bits per byte.
+`--weights end.safetensors --steps 0` shows that both give the same bits per byte.
 
 Rows are laid out as it suits PyTorch: the pieces of a batch behind one another, attention over blocks of one window,
 each of which sees itself and the block before, other documents masked. Shapes never change, so one graph is compiled
@@ -12,7 +12,7 @@ for training and one for evaluation. What a row computes is the same as piece by
 
 Prints one JSON object. Neither compiling nor measuring counts as training time.
 
-usage: plain.py DIR --seconds N|--tokens N --lr X [--schedule cosine|linear] [--points N] [--weights FILE] [--precision f32|bf16]
+usage: plain.py DIR --seconds N|--steps N --lr X [--schedule cosine|linear] [--points N] [--weights FILE] [--precision f32|bf16]
                 [--no-compile] [--threads N]
 """
 
@@ -202,10 +202,10 @@ def main():
     p = argparse.ArgumentParser()
     p.add_argument("dir", type=pathlib.Path)
     p.add_argument("--seconds", type=float, default=math.inf)
-    p.add_argument("--tokens", type=float, default=math.inf)
+    p.add_argument("--steps", type=float, default=math.inf)
     p.add_argument("--lr", type=float, default=2e-3)
     p.add_argument("--schedule", choices=["cosine", "linear"], default="cosine")
-    p.add_argument("--points", type=int, default=4)
+    p.add_argument("--points", type=int, default=1)
     p.add_argument("--weights", default="start.safetensors")
     p.add_argument("--precision", choices=["f32", "bf16"], default="bf16")
     p.add_argument("--no-compile", action="store_true")
@@ -232,12 +232,12 @@ def main():
 
     begun = time.perf_counter()
     measure(loss, texts, parts[:1], precision)
-    if a.tokens:
+    if a.steps:
         pass_over(batches[0])
         optimizer.zero_grad(set_to_none=True)
     compiled = time.perf_counter() - begun
     seconds, tokens, steps, points = 0.0, 0, 0, []
-    gone = lambda: min(1.0, max(seconds / a.seconds, tokens / a.tokens)) if a.tokens else 1.0
+    gone = lambda: min(1.0, max(seconds / a.seconds, steps / a.steps)) if a.steps else 1.0
     while gone() < 1:
         assert steps < len(batches), f"only {len(batches)} batches were exported; export more tokens"
         begun = time.perf_counter()
