@@ -5,7 +5,7 @@ release builds.
 Each round runs every contender once; figures are medians over the rounds, ratios medians of the ratios within a
 round, since a shared machine changes its speed between rounds.
 
-usage: python3 bench/peers/run.py [--rounds N] [--steps N] [--only decoder,cognate,decode,scaling,ops,gemm] [--rust-peers candle,burn] [--isa NAME]
+usage: python3 bench/peers/run.py [--rounds N] [--steps N] [--only decoder,cognate,decode,generation,scaling,ops,gemm] [--rust-peers candle,burn] [--isa NAME]
 """
 
 import argparse
@@ -151,6 +151,28 @@ class Bench:
         header = ["model", "weights", "sequences", "tokens/s", "GB/s read", "of the bandwidth"]
         return "Generation", markdown(header, table)
 
+    def generation(self):
+        """The plain decoder beside PyTorch, by turns; the first contender has the weights that PyTorch is fastest with."""
+        narrow = ["--bf16"] if self.precision == "bf16" else []
+
+        def ours(batch, *weights):
+            got = self.forge("bench", "decode", "decoder", "--batch", str(batch), "--new", "64", *weights)
+            return got["decode_tokens_per_second"], got["peak_rss_mib"]
+
+        def theirs(batch, *more):
+            got = figures([self.python, HERE / "decode.py", "--precision", self.precision, "--batch", batch, *more], self.peer_env)
+            return got["decode_tokens_per_second"], got["peak_rss_mib"]
+
+        parts = []
+        for batch in [1, 32]:
+            parts.append(f"{batch} at once:\n\n" + self.rows({
+                f"Forge, {self.precision} weights": lambda: ours(batch, *narrow),
+                **({"Forge, f32 weights": lambda: ours(batch)} if narrow else {}),
+                f"PyTorch compiled, {self.precision}": lambda: theirs(batch, "--compile"),
+                f"PyTorch eager, {self.precision}": lambda: theirs(batch),
+            }))
+        return "Generation by the plain decoder (64 tokens behind 64, greedy, KV cache)", "\n\n".join(parts)
+
     def scaling(self):
         table = []
         for what, sequence, batch, more in [
@@ -218,7 +240,7 @@ def main():
     p = argparse.ArgumentParser()
     p.add_argument("--rounds", type=int, default=5)
     p.add_argument("--steps", type=int, default=3)
-    p.add_argument("--only", default="decoder,cognate,decode,scaling,gemm,ops")
+    p.add_argument("--only", default="decoder,cognate,decode,generation,scaling,gemm,ops")
     p.add_argument("--rust-peers", default=",".join(RUST_PEERS), help="beside PyTorch; an empty text for none")
     p.add_argument("--isa")
     args = p.parse_args()
