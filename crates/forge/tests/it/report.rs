@@ -351,7 +351,7 @@ fn a_learning_curve_leaves_what_another_program_needs_to_train_the_same() {
 
 #[test]
 fn recall_asks_models_with_and_without_memory_on_longer_and_longer_texts() {
-    let args = "bench recall whole --tokens 600 --texts 2 --length 1 --length 3 --json";
+    let args = "bench recall whole --tokens 600 --texts 2 --length 8 --length 24 --json";
     let args: Vec<&str> = args.split(' ').collect();
     let result = forge(&undisturbed(1), &args).ended(0).json();
     let models = result["models"].as_array().unwrap();
