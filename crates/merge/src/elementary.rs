@@ -1,4 +1,4 @@
-//! sin, cos, arccos and exp in f64 from additions, multiplications and divisions only.
+//! sin, cos, arccos, exp and ln in f64 from additions, multiplications and divisions only.
 //!
 //! The platform's versions differ in the last bit between C libraries; these give the same bits
 //! everywhere. They are called a few times per tensor or per fitness value, never per element, so
@@ -81,4 +81,31 @@ pub fn exp(x: f64) -> f64 {
         sum += term;
     }
     sum * f64::from_bits(((k as i64 + 1023) as u64) << 52)
+}
+
+/// ln(x); 0 and subnormal numbers give minus infinity, below 0 NaN.
+pub fn ln(x: f64) -> f64 {
+    if x.is_nan() || x < 0.0 {
+        return f64::NAN;
+    }
+    if x < f64::MIN_POSITIVE || x.is_infinite() {
+        return if x.is_infinite() {
+            x
+        } else {
+            f64::NEG_INFINITY
+        };
+    }
+    // x = m 2^k with m in [sqrt(1/2), sqrt(2)); ln m = 2 artanh((m - 1) / (m + 1)).
+    let mut k = (x.to_bits() >> 52) as i64 - 1023;
+    let mut m = f64::from_bits((x.to_bits() & ((1 << 52) - 1)) | (1023 << 52));
+    if m > std::f64::consts::SQRT_2 {
+        (m, k) = (m / 2.0, k + 1);
+    }
+    let y = (m - 1.0) / (m + 1.0);
+    let (mut power, mut sum) = (y, y);
+    for n in 1..14 {
+        power *= y * y;
+        sum += power / f64::from(2 * n + 1);
+    }
+    2.0 * sum + k as f64 * std::f64::consts::LN_2
 }

@@ -728,7 +728,12 @@ impl Cognate {
 
     /// Sets the constants of the gate's standardisation from text: median to logit(0.95), deviation to 1.
     pub fn standardise_gate(&mut self, batch: &Batch) {
-        for (pass, mut raw) in self.gate_logits(batch).into_iter().enumerate() {
+        self.standardise_gate_to(self.gate_logits(batch));
+    }
+
+    /// The same from gate logits that are there already: those of [`Cognate::gate_logits`].
+    pub fn standardise_gate_to(&mut self, logits: Vec<Vec<f32>>) {
+        for (pass, mut raw) in logits.into_iter().enumerate() {
             if raw.is_empty() {
                 continue;
             }

@@ -1,6 +1,6 @@
 //! Values small enough to check on paper, and properties that hold for every input.
 
-use merge::elementary::{arccos, cos, exp, sin};
+use merge::elementary::{arccos, cos, exp, ln, sin};
 use merge::random::Counted;
 use merge::{Rescale, arithmetic, dare, linear, slerp, slerp3, task_arithmetic, ties};
 
@@ -132,7 +132,11 @@ fn elementary_functions_agree_with_the_platform() {
         assert!((arccos(c) - c.acos()).abs() < 1e-13, "{c}");
         let e = draws.uniform(i + 20_000) * 60.0 - 40.0;
         assert!((exp(e) / e.exp() - 1.0).abs() < 1e-14, "{e}");
+        let l = e.exp();
+        assert!((ln(l) - l.ln()).abs() < 1e-14 * e.abs().max(0.1), "{l}");
     }
     assert_eq!((exp(0.0), exp(-1e9), exp(1e9)), (1.0, 0.0, f64::INFINITY));
-    assert!(exp(f64::NAN).is_nan());
+    assert!(exp(f64::NAN).is_nan() && ln(f64::NAN).is_nan() && ln(-1.0).is_nan());
+    assert_eq!((ln(1.0), ln(0.0)), (0.0, f64::NEG_INFINITY));
+    assert_eq!(ln(f64::INFINITY), f64::INFINITY);
 }
