@@ -16,6 +16,7 @@ use std::time::Instant;
 use tensor::{Grads, Tape};
 use train::Recipe;
 use train::memory::{self, Limit, Steps};
+use train::phases::evomerge;
 use train::step::{self, TrainDepth};
 
 #[derive(Args)]
@@ -235,10 +236,13 @@ fn phases(recipe: &Recipe, config: &Config, speed: &Speed, limit: Limit) -> Vec<
     }];
 
     let e = &recipe.evomerge;
-    let items: usize = e.rounds.iter().sum();
-    let individuals = 8 + e.sweep.len() as u64 + 6 * e.generations;
+    let most = evomerge::most_items(&e.settings(recipe.seed));
+    let items = match e.budget_items {
+        0 => most,
+        budget => most.min(budget),
+    };
     let searches = if e.random_search { 2 } else { 1 };
-    let evolved = individuals * searches * items as u64 * (e.sequence as u64 / 2);
+    let evolved = items * searches * (e.sequence as u64 / 2);
     list.push(Phase {
         name: "evomerge",
         params,
@@ -257,8 +261,8 @@ fn phases(recipe: &Recipe, config: &Config, speed: &Speed, limit: Limit) -> Vec<
         tokens: evolved,
         seconds: evolved as f64 / speed.forward,
         formulas: vec![
-            ("individuals".into(), format!("8 + {} of the sweep + 6 x {} generations = {individuals}, x {searches} with random search", e.sweep.len(), e.generations)),
-            ("tokens".into(), format!("{} evaluations x at most {items} items x about {} tokens = {evolved}", individuals * searches, e.sequence / 2)),
+            ("scored items".into(), format!("parents, generation 0 and {} generations over rounds of {:?} items, nobody stopped early: {most}, budget {}", e.generations, e.rounds, if e.budget_items == 0 { "none".into() } else { e.budget_items.to_string() })),
+            ("tokens".into(), format!("at most {items} items x {searches} with random search x about {} tokens = {evolved}", e.sequence / 2)),
             ("peak memory".into(), format!("12 models of {}", table::bytes(file))),
             ("time".into(), format!("{evolved} tokens / {:.0} tokens/s forward", speed.forward)),
         ],

@@ -6,8 +6,10 @@
 //! (`forge intervene RUN answer ALERT CHOICE`), `off` does not look.
 
 mod convergence;
+mod search;
 
 pub use convergence::{ConvergenceRecipe, Signal, Watch};
+pub use search::{DegenerateRecipe, EvaluationRecipe, PopulationRecipe};
 
 use crate::{Context, Error};
 use serde::{Deserialize, Serialize};
@@ -38,7 +40,7 @@ pub struct Detector {
 }
 
 /// The detectors whose alerts a person may answer.
-pub const DETECTORS: [Detector; 4] = [
+pub const DETECTORS: [Detector; 9] = [
     Detector {
         name: "diverging",
         why: "the loss rises, so further steps spoil the model",
@@ -59,6 +61,31 @@ pub const DETECTORS: [Detector; 4] = [
         why: "specialists that behave alike have nothing to give to a merge",
         choices: &["diverge", "go-on", "stop"],
     },
+    Detector {
+        name: "premature-convergence",
+        why: "members of a population that are alike have only alike children, so the search stands still",
+        choices: &["inject", "raise-mutation", "restart-two", "go-on", "stop"],
+    },
+    Detector {
+        name: "identical-parents",
+        why: "every merge of equal models is that model again; specialists must be trained further apart",
+        choices: &["skip", "go-on", "stop"],
+    },
+    Detector {
+        name: "degenerate-merge",
+        why: "a merge that is dead or has collapsed cannot be compared; it was replaced by a linear one",
+        choices: &["linear", "drop", "ban", "stop"],
+    },
+    Detector {
+        name: "degenerate-generation",
+        why: "most children of a generation were dead, so the search looks where no models are",
+        choices: &["narrow", "interpolate", "go-on", "stop"],
+    },
+    Detector {
+        name: "slow-evaluation",
+        why: "the generations that are asked for score more than evomerge.budget_items",
+        choices: &["smaller-samples", "fewer-generations", "go-on", "stop"],
+    },
 ];
 
 /// The detector of this name, where its alerts may be answered.
@@ -76,6 +103,15 @@ pub struct DetectorsRecipe {
     pub convergence: ConvergenceRecipe,
     /// Specialists that behave alike.
     pub diversity: DiversityRecipe,
+    /// Populations that converge.
+    #[serde(default)]
+    pub population: PopulationRecipe,
+    /// Merges that are dead.
+    #[serde(default)]
+    pub degenerate: DegenerateRecipe,
+    /// Searches that are longer than allowed.
+    #[serde(default)]
+    pub evaluation: EvaluationRecipe,
 }
 
 impl Default for DetectorsRecipe {
@@ -84,6 +120,9 @@ impl Default for DetectorsRecipe {
             ask_seconds: 3600.0,
             convergence: ConvergenceRecipe::default(),
             diversity: DiversityRecipe::default(),
+            population: PopulationRecipe::default(),
+            degenerate: DegenerateRecipe::default(),
+            evaluation: EvaluationRecipe::default(),
         }
     }
 }
@@ -101,6 +140,7 @@ impl DetectorsRecipe {
                 allowed: "it is a number of seconds, 0 or more".into(),
             });
         }
+        search::validate(&self.population, &self.degenerate)?;
         self.convergence.validate()
     }
 }

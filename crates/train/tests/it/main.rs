@@ -9,3 +9,4 @@ mod micro_batch;
 mod ngram;
 mod out_of_memory;
 mod quietstar;
+mod search_detectors;

@@ -36,6 +36,33 @@ pub fn distances(genomes: &[&Genome], parents: &Parents) -> Vec<Vec<f64>> {
         .collect()
 }
 
+/// How far each pair of parents is apart, in the order 0-1, 0-2, 1-2: the norm of their difference over the larger norm of
+/// their task vectors; 0 for equal weights.
+pub fn apart(parents: &Parents) -> [f64; 3] {
+    let square = |a: &[f32], b: &[f32]| -> f64 {
+        let difference = a.iter().zip(b).map(|(x, y)| f64::from(x - y));
+        difference.map(|d| d * d).sum()
+    };
+    let between = |a: &super::Weights, b: &super::Weights| -> f64 {
+        a.iter()
+            .map(|(name, x)| square(x, &b[name]))
+            .sum::<f64>()
+            .sqrt()
+    };
+    let moved = parents
+        .models
+        .each_ref()
+        .map(|m| between(m, &parents.ancestor));
+    [(0, 1), (0, 2), (1, 2)].map(|(i, j)| {
+        let apart = between(&parents.models[i], &parents.models[j]);
+        if apart == 0.0 {
+            0.0
+        } else {
+            apart / moved[i].max(moved[j])
+        }
+    })
+}
+
 /// Mean over all pairs; 0 for fewer than two members.
 pub fn mean_distance(distances: &[Vec<f64>]) -> f64 {
     let n = distances.len();

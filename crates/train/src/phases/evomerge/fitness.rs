@@ -30,6 +30,10 @@ pub struct Accuracy {
 pub struct Measures {
     /// Mean loss per token, in nats.
     pub nats: f64,
+    /// Tokens that it is the mean of.
+    pub tokens: u64,
+    /// Mean loss per token of each text, in their order: what a difference between two models is judged by.
+    pub losses: Vec<f32>,
     /// Tasks, always in the same order.
     pub accuracies: Vec<Accuracy>,
     /// Floating-point operations counted over the sample (FLOPs times executed halting steps).
@@ -66,12 +70,50 @@ impl Measures {
                 ..of[0].accuracies[t].clone()
             }
         };
+        let loss = |t: usize| of.iter().map(|m| f64::from(m.losses[t])).sum::<f64>() / n;
         Measures {
             nats: mean(|m| m.nats),
+            tokens: of[0].tokens,
+            losses: (0..of[0].losses.len()).map(|t| loss(t) as f32).collect(),
             accuracies: (0..of[0].accuracies.len()).map(task).collect(),
             counted_flops: mean(|m| m.counted_flops),
             bytes: mean(|m| m.bytes),
         }
+    }
+
+    /// Those of two samples of one model that have no item in common, this one's items first.
+    pub fn plus(&self, more: &Measures) -> Measures {
+        let tokens = self.tokens + more.tokens;
+        let (a, b) = (self.tokens as f64, more.tokens as f64);
+        let mut accuracies = self.accuracies.clone();
+        for other in &more.accuracies {
+            match accuracies.iter_mut().find(|own| own.task == other.task) {
+                Some(own) => {
+                    // A task's items may have different numbers of options.
+                    let (own_n, n) = (own.n as f64, other.n as f64);
+                    own.chance = (own.chance * own_n + other.chance * n) / (own_n + n);
+                    own.correct += other.correct;
+                    own.n += other.n;
+                }
+                None => accuracies.push(other.clone()),
+            }
+        }
+        accuracies.sort_by(|a, b| a.task.cmp(&b.task));
+        Measures {
+            nats: (self.nats * a + more.nats * b) / (a + b).max(1.0),
+            tokens,
+            losses: self.losses.iter().chain(&more.losses).copied().collect(),
+            accuracies,
+            counted_flops: self.counted_flops + more.counted_flops,
+            bytes: self.bytes,
+        }
+    }
+
+    /// Mean difference of the loss from another model's on the same texts, and its standard error. Panics on others.
+    #[track_caller]
+    pub fn paired(&self, other: &Measures) -> (f64, f64) {
+        let wide = |m: &Measures| m.losses.iter().map(|&x| f64::from(x)).collect::<Vec<_>>();
+        crate::evaluate::paired(&wide(self), &wide(other))
     }
 
     /// Whether every number can be compared; a model that gives others is dead.

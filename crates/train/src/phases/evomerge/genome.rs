@@ -26,7 +26,7 @@ pub enum Source {
     Parent(u8),
 }
 
-const SOURCES: [Source; 5] = [
+pub(super) const SOURCES: [Source; 5] = [
     Source::Interpolation,
     Source::Arithmetic,
     Source::Parent(0),
@@ -35,12 +35,12 @@ const SOURCES: [Source; 5] = [
 ];
 
 /// Ranges of the continuous genes; a mutation's step is in units of the range.
-const WEIGHT: (f64, f64) = (0.05, 1.5);
-const T: (f64, f64) = (0.0, 1.0);
-const DENSITY: (f64, f64) = (0.1, 1.0);
-const DROP: (f64, f64) = (0.0, 0.9);
-const LAMBDA: (f64, f64) = (0.1, 0.8);
-const SCALE: (f64, f64) = (0.8, 1.2);
+pub(super) const WEIGHT: (f64, f64) = (0.05, 1.5);
+pub(super) const T: (f64, f64) = (0.0, 1.0);
+pub(super) const DENSITY: (f64, f64) = (0.1, 1.0);
+pub(super) const DROP: (f64, f64) = (0.0, 0.9);
+pub(super) const LAMBDA: (f64, f64) = (0.1, 0.8);
+pub(super) const SCALE: (f64, f64) = (0.8, 1.2);
 
 /// A recipe of one child.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -134,6 +134,11 @@ impl Draws {
         low + self.counted.uniform(i) * (high - low)
     }
 
+    pub(super) fn normal(&mut self) -> f64 {
+        let i = self.index();
+        f64::from(self.counted.normal(i))
+    }
+
     pub(super) fn bits(&mut self) -> u64 {
         let i = self.index();
         self.counted.bits(i)
@@ -142,9 +147,9 @@ impl Draws {
     /// With probability 1/2 a normal step of standard deviation `sigma` ranges, kept in the range.
     fn step(&mut self, gene: &mut f64, (low, high): (f64, f64), sigma: f64) {
         let moved = self.chance(0.5);
-        let i = self.index();
+        let normal = self.normal();
         if moved {
-            let step = sigma * (high - low) * f64::from(self.counted.normal(i));
+            let step = sigma * (high - low) * normal;
             *gene = (*gene + step).clamp(low, high);
         }
     }
@@ -319,7 +324,7 @@ impl Genome {
     }
 
     /// A model of no layers is none: the first one stays.
-    fn with_a_layer(mut self) -> Genome {
+    pub(super) fn with_a_layer(mut self) -> Genome {
         if !self.included.is_empty() && !self.included.contains(&true) {
             self.included[0] = true;
         }

@@ -1,35 +1,54 @@
 //! Phase 2, EvoMerge. Evolves merges of three sibling models into one champion.
 //!
 //! `genome` says what a child is made of, `combine` turns a genome and the parents into weights,
-//! `fitness` turns measures into one number, `race` measures candidates on growing samples through
-//! a cache, `diversity` compares members, `search` runs generations over a serializable state that
-//! `records` describes. How a child is measured is behind the `Evaluate` trait, so the search
-//! knows no model, tokenizer or file and is tested on a synthetic bowl; `phase` ties it to a run.
+//! `measure` measures candidates through a cache, `fitness` turns measures into one number, `race` runs
+//! newcomers over growing samples, `propose` says what asks to be born (`cma` and `encoding` for
+//! CMA-ES, `limits` for what is closed to it), `diversity` compares members, `budget` foresees the work,
+//! and `search` runs generations over a serializable state that `records` describes. How a child is
+//! measured is behind the `Evaluate` trait, so the search knows no model, tokenizer or file and is
+//! tested on a synthetic bowl; `judge` measures Cognate models, `phase` and `watch` tie it to a run.
 //!
-//! A population is genomes, never weights: members are decoded when they are measured and dropped
-//! afterwards, so memory holds about as many children as there are threads. Everything random is counted on (run
+//! A population is genomes, never weights: newcomers are decoded once, when they are measured, and
+//! dropped when their race is over, so memory holds the children of one race. Everything random is counted on (run
 //! seed, purpose, generation, slot) and parallel results are taken in slot order, so a search that is
 //! saved, killed and loaded after any generation ends in the same bits, with any number of threads.
 
+mod budget;
+mod cma;
 mod combine;
 mod diversity;
+mod encoding;
 mod fitness;
 mod genome;
+mod judge;
+mod limits;
+mod measure;
 mod phase;
+mod propose;
 mod race;
+mod recipe;
 mod records;
 mod search;
+mod section;
 #[cfg(test)]
 mod tests;
+mod watch;
 
+pub use budget::{Cut, most_items};
 pub use combine::{Child, Parents, Weights, decode, decode_tensor, degenerate};
-pub use diversity::{distances, mean_distance};
+pub use diversity::{apart, distances, mean_distance};
 pub use fitness::{Accuracy, Measures, Term, fitness, front, terms};
 pub use genome::{Genome, Source, Space, combination_name};
-pub use phase::{EvomergePhase, EvomergeRecipe};
-pub use race::{Cache, Counts, Evaluate, EvaluateError, Rejected, Sample, Split};
-pub use records::{Birth, Champion, Contender, Generation, Individual, Origin, Settings, Strategy};
-pub use search::Search;
+pub use judge::{Judge, Material};
+pub use limits::Limits;
+pub use measure::{Cache, Candidate, Counts, Evaluate, EvaluateError, Probe, Sample, Split};
+pub use phase::{EvomergePhase, parents_of};
+pub use race::Rejected;
+pub use recipe::EvomergeRecipe;
+pub use records::{
+    Audit, Birth, Champion, Contender, Generation, Individual, Origin, Remedy, Settings, Strategy,
+};
+pub use search::{Converging, Search};
 
 /// What can go wrong in a search; a failed child is no error but a replaced candidate.
 #[derive(Debug, thiserror::Error)]

@@ -1,341 +1,92 @@
-//! The phase around the search: parents from Phase 1, measuring children, the random-search baseline,
-//! the champion, and its comparison on the held-out split.
+//! The phase around the search: parents from Phase 1, the search and its random baseline, the champion, and its
+//! comparison on the held-out split.
 
-use super::{Accuracy, combination_name, mean_distance, terms};
+use super::judge::weights;
 use super::{
-    Child, Contender, Error as SearchError, Evaluate, EvaluateError, Genome, Measures, Parents,
-    Sample, Search, Settings, Space, Split, Weights, decode, fitness,
+    Audit, Contender, Error as SearchError, EvaluateError, EvomergeRecipe, Genome, Judge, Material,
+    Measures, Parents, Sample, Search, Space, Split, combination_name, decode, fitness,
 };
 use crate::checkpoint::{load_final, save_final};
-use crate::evaluate;
+use crate::detect::Question;
 use crate::phase::folder;
-use crate::{Context, Error, Phase, Source, report};
-use data::{Answer, Document, Item};
-use model::{Batch, Bound, Cognate, Depth, Params};
+use crate::{Context, Error, Phase};
+use model::Cognate;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use store::Bag;
-use tensor::{Tape, Tensor};
 
-const VERSION: u32 = 1;
-
-/// Settings of Phase 2.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct EvomergeRecipe {
-    /// Generations after generation 0.
-    pub generations: u64,
-    /// Growing sample sizes of the race.
-    pub rounds: Vec<usize>,
-    /// Mutation rate.
-    pub mutation: f64,
-    /// Cosine distance between task vectors below which a population counts as converging.
-    pub diversity: f64,
-    /// Generations between injections under low diversity.
-    pub injection_every: u64,
-    /// Lambdas of the task-arithmetic sweep.
-    pub sweep: Vec<f64>,
-    /// Members of the final choice on the selection split.
-    pub finalists: usize,
-    /// Items of the selection and held-out comparison.
-    pub comparison_items: usize,
-    /// Longest piece of a text in an evaluation.
-    pub sequence: usize,
-    /// Whether random search runs with the same number of scored items, for comparison.
-    pub random_search: bool,
-}
+const VERSION: u32 = 2;
 
 /// The phase.
 pub struct EvomergePhase {
-    parents: Parents,
+    pub(super) parents: Parents,
     template: Cognate,
-    search: Search,
+    material: Arc<Material>,
+    pub(super) search: Search,
     random: Option<Search>,
-    results: Results,
+    pub(super) results: Results,
     recipe: EvomergeRecipe,
-    line: String,
+    pub(super) line: String,
 }
 
+/// What the phase found out beside the search's own state.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
-struct Results {
-    champion: Option<super::Champion>,
-    comparison: Vec<Contender>,
-    pooled: Option<f64>,
-    best_parent: usize,
-    nats_difference: Option<(f64, f64)>,
+pub(super) struct Results {
+    pub(super) champion: Option<super::Champion>,
+    pub(super) comparison: Vec<Contender>,
+    pub(super) pooled: Option<f64>,
+    pub(super) best_parent: usize,
+    pub(super) nats_difference: Option<(f64, f64)>,
+    pub(super) audit: Option<Audit>,
+    pub(super) watched: super::watch::Watched,
     written: bool,
 }
 
-fn weights(model: &Cognate) -> Weights {
-    model
-        .params
-        .iter()
-        .map(|(n, t)| (n.to_string(), t.to_vec()))
-        .collect()
-}
-
-/// A child as a model: weights, block scales and threshold over the template's configuration; the exit gate
-/// is standardised anew on a fixed sample.
-fn materialise(child: &Child, template: &Cognate, calibration: &Batch) -> Cognate {
-    let mut config = template.config.clone();
-    for (b, &s) in config.blocks.iter_mut().zip(&child.scales) {
-        b.scale = s;
-    }
-    config.act_threshold = child.threshold as f32;
-    let values: BTreeMap<String, Tensor> = child
-        .weights
-        .iter()
-        .map(|(n, v)| {
-            (
-                n.clone(),
-                Tensor::from_vec(v.clone(), template.params.get(n).dims()),
-            )
-        })
-        .collect();
-    let params = Params::from_named(&config, values, |_| false, 0)
-        .expect("a child has its parents' tensors");
-    let mut model = Cognate {
-        params,
-        ..Cognate::empty(config)
+/// Loads the parents from the final models of Phase 1 (ancestor, then the three branches), with a model of their
+/// configuration; smaller memories are padded.
+///
+/// # Errors
+/// What is wrong with a file.
+pub fn parents_of(files: &[PathBuf; 4]) -> Result<(Parents, Cognate), Error> {
+    let models = files.iter().map(|p| Ok(load_final(p)?.0));
+    let mut models = models.collect::<Result<Vec<_>, Error>>()?;
+    let slots = models.iter().map(|m| m.config.slots).max();
+    let slots = slots.expect("four models");
+    models = models.iter().map(|m| m.with_slots(slots)).collect();
+    let thresholds = [1, 2, 3].map(|i| f64::from(models[i].config.act_threshold));
+    let arcs: Vec<_> = models.iter().map(|m| Arc::new(weights(m))).collect();
+    let parents = Parents {
+        ancestor: arcs[0].clone(),
+        models: [arcs[1].clone(), arcs[2].clone(), arcs[3].clone()],
+        block_of: model::params::block_of,
+        blocks: models[0].config.blocks.len(),
+        thresholds,
     };
-    model.standardise_gate(calibration);
-    model
-}
-
-/// Measures children on the run's evaluation data.
-struct Judge<'a> {
-    source: &'a Source,
-    template: &'a Cognate,
-    calibration: Batch,
-    sequence: usize,
-}
-
-impl Judge<'_> {
-    fn split(split: Split) -> data::Split {
-        match split {
-            Split::Fitness => data::Split::Fitness,
-            Split::Selection => data::Split::Selection,
-            Split::HeldOut => data::Split::HeldOut,
-        }
-    }
-
-    /// Texts and choice items of a split, families in turn, so that any prefix is balanced.
-    fn data(&self, split: Split) -> (Vec<&Document>, Vec<&Item>) {
-        let split = Self::split(split);
-        let texts = in_turn(self.source.texts_of(split, None), |d| d.dataset.clone());
-        let items = self
-            .source
-            .items_of(split)
-            .into_iter()
-            .filter(|i| matches!(i.answer, Answer::Choice { .. }))
-            .collect();
-        (texts, in_turn(items, |i| i.dataset.clone()))
-    }
-
-    fn measure(
-        &self,
-        model: &Cognate,
-        sample: Sample,
-    ) -> Result<(Measures, Vec<f64>), EvaluateError> {
-        let (texts, items) = self.data(sample.split);
-        let texts = &texts[..sample.items.min(texts.len())];
-        // Options make an item cost several texts, and near chance it says less.
-        let items = &items[..sample.items.div_ceil(3).min(items.len())];
-        let tokenizer = &self.source.tokenizer;
-        let (mut nats, mut tokens, mut flops, mut per_text) = (0.0, 0usize, 0u64, Vec::new());
-        let pieces: Vec<Vec<u32>> = texts
-            .iter()
-            .map(|d| {
-                let mut t = vec![tokenizer.end_of_document()];
-                t.extend(tokenizer.encode(&d.text));
-                t.truncate(self.sequence + 1);
-                t
-            })
-            .filter(|t| t.len() > 1)
-            .collect();
-        for part in pieces.chunks(16) {
-            let batch = Batch::new(part.iter().map(|t| (&t[..t.len() - 1], 0)));
-            let targets: Vec<u32> = part.iter().flat_map(|t| t[1..].iter().copied()).collect();
-            let tape = Tape::inference();
-            let p = Bound::new(&tape, &model.params);
-            let out = model.forward(&p, &batch, Depth::Halting, None, false);
-            let nll = tape
-                .value(tape.cross_entropy(out.hidden, p.var("embed.weight"), targets.into()))
-                .to_vec();
-            for rows in batch.segments.iter() {
-                per_text.push(
-                    nll[rows.clone()].iter().map(|&x| f64::from(x)).sum::<f64>()
-                        / rows.len() as f64,
-                );
-            }
-            nats += nll.iter().map(|&x| f64::from(x)).sum::<f64>();
-            tokens += nll.len();
-            flops += tape.flops();
-        }
-        if !nats.is_finite() {
-            return Err(EvaluateError::Dead("its loss is not finite".into()));
-        }
-        let scores = evaluate::items(model, tokenizer, items, 1);
-        let accuracies = evaluate::by_task(items, &scores)
-            .into_iter()
-            .map(|(task, s)| Accuracy {
-                task,
-                correct: s.accuracy * s.items as f64,
-                n: s.items as u64,
-                chance: s.chance,
-            })
-            .collect();
-        let measures = Measures {
-            nats: nats / tokens.max(1) as f64,
-            accuracies,
-            counted_flops: flops as f64,
-            bytes: bytes(model),
-        };
-        Ok((measures, per_text))
-    }
-}
-
-/// Bytes of the tensors of the blocks that run.
-fn bytes(model: &Cognate) -> f64 {
-    let runs = |name: &str| {
-        model::params::block_of(name).is_none_or(|b| model.config.blocks[b].scale != 0.0)
-    };
-    model
-        .params
-        .iter()
-        .filter(|(n, _)| runs(n))
-        .map(|(_, t)| t.numel() * 4)
-        .sum::<usize>() as f64
-}
-
-/// Round-robin over groups, keeping the order within each.
-fn in_turn<T>(list: Vec<T>, key: impl Fn(&T) -> String) -> Vec<T> {
-    let mut groups: BTreeMap<String, std::collections::VecDeque<T>> = BTreeMap::new();
-    for x in list {
-        groups.entry(key(&x)).or_default().push_back(x);
-    }
-    let mut out = Vec::new();
-    while !groups.is_empty() {
-        groups.retain(|_, g| {
-            out.extend(g.pop_front());
-            !g.is_empty()
-        });
-    }
-    out
-}
-
-impl Evaluate for Judge<'_> {
-    fn set_hash(&self, split: Split) -> String {
-        let (texts, items) = self.data(split);
-        let mut h = blake3::Hasher::new();
-        h.update(self.source.tokenizer.hash().as_bytes());
-        h.update(&(self.sequence as u64).to_le_bytes());
-        texts.iter().for_each(|d| {
-            h.update(d.text.as_bytes());
-        });
-        items.iter().for_each(|i| {
-            h.update(i.prompt.as_bytes());
-        });
-        h.finalize().to_hex().to_string()
-    }
-
-    fn probe(&self, child: &Child) -> Result<(), EvaluateError> {
-        let model = materialise(child, self.template, &self.calibration);
-        let n = self.calibration.len();
-        let (nll, _) = model.nll(&self.calibration, &vec![0; n], Depth::Full);
-        if nll.iter().all(|x| x.is_finite()) {
-            Ok(())
-        } else {
-            Err(EvaluateError::Dead(
-                "its forward pass gives values that are not finite".into(),
-            ))
-        }
-    }
-
-    fn evaluate(&self, child: &Child, sample: Sample) -> Result<Measures, EvaluateError> {
-        self.measure(
-            &materialise(child, self.template, &self.calibration),
-            sample,
-        )
-        .map(|m| m.0)
-    }
-}
-
-/// A fixed, small sample for standardising gates: the first texts of the fitness split.
-fn calibration(source: &Source) -> Batch {
-    let texts = in_turn(source.texts_of(data::Split::Fitness, None), |d| {
-        d.dataset.clone()
-    });
-    let mut pieces = Vec::new();
-    let mut rows = 0;
-    for d in texts {
-        let mut t = vec![source.tokenizer.end_of_document()];
-        t.extend(source.tokenizer.encode(&d.text));
-        t.truncate(128);
-        rows += t.len();
-        pieces.push(t);
-        if rows >= 320 {
-            break;
-        }
-    }
-    Batch::new(pieces.iter().map(|t| (&t[..], 0)))
+    Ok((parents, models.swap_remove(0)))
 }
 
 impl EvomergePhase {
-    /// Loads the parents from the final models of Phase 1 (ancestor, then the three branches).
-    fn load(files: &[&Path; 4]) -> Result<(Parents, Cognate), Error> {
-        let mut models = files
-            .iter()
-            .map(|p| Ok(load_final(p)?.0))
-            .collect::<Result<Vec<_>, Error>>()?;
-        let slots = models
-            .iter()
-            .map(|m| m.config.slots)
-            .max()
-            .expect("four models");
-        models = models.iter().map(|m| m.with_slots(slots)).collect();
-        let thresholds = [1, 2, 3].map(|i| f64::from(models[i].config.act_threshold));
-        let arcs: Vec<Arc<Weights>> = models.iter().map(|m| Arc::new(weights(m))).collect();
-        let parents = Parents {
-            ancestor: arcs[0].clone(),
-            models: [arcs[1].clone(), arcs[2].clone(), arcs[3].clone()],
-            block_of: model::params::block_of,
-            blocks: models[0].config.blocks.len(),
-            thresholds,
-        };
-        Ok((parents, models.swap_remove(0)))
-    }
-
     /// The files of Phase 1 in a run.
-    pub fn inputs(run: &store::Run) -> [std::path::PathBuf; 4] {
-        ["ancestor", "reasoning", "memory", "speed"].map(|n| {
-            run.dir()
-                .join(folder("cognate"))
-                .join("final")
-                .join(format!("{n}.safetensors"))
-        })
+    pub fn inputs(run: &store::Run) -> [PathBuf; 4] {
+        let file = |n: &str| {
+            let folder = run.dir().join(folder("cognate")).join("final");
+            folder.join(format!("{n}.safetensors"))
+        };
+        ["ancestor", "reasoning", "memory", "speed"].map(file)
     }
 
     /// Begins the phase from the final models of Phase 1.
     pub fn start(cx: &Context, files: &[&Path; 4]) -> Result<Self, Error> {
         let r = &cx.recipe.evomerge;
-        let (parents, template) = Self::load(files)?;
-        let settings = Settings {
-            seed: cx.recipe.seed,
-            rounds: r.rounds.clone(),
-            mutation: r.mutation,
-            diversity: r.diversity,
-            injection_every: r.injection_every,
-            sweep: r.sweep.clone(),
-            ..Settings::default()
-        };
-        let search = Search::new(settings, &parents)?;
+        let (parents, template) = parents_of(&files.map(Path::to_path_buf))?;
+        let search = Search::new(r.settings(cx.recipe.seed), &parents)?;
         Ok(Self {
             parents,
             template,
+            material: Arc::new(Material::new(cx.source, r.sequence)),
             search,
             random: None,
             results: Results::default(),
@@ -347,59 +98,42 @@ impl EvomergePhase {
     /// Goes on from a checkpoint.
     pub fn restore(cx: &Context, files: &[&Path; 4], bag: &Bag) -> Result<Self, Error> {
         if bag.version != VERSION {
-            return Err(Error::bag(
-                "evomerge",
-                format!(
-                    "its version is {}, this program reads {VERSION}",
-                    bag.version
-                ),
-            ));
+            let found = format!(
+                "its version is {}, this program reads {VERSION}",
+                bag.version
+            );
+            return Err(Error::bag("evomerge", found));
         }
-        let (parents, template) = Self::load(files)?;
         let get = |key: &str| bag.json[key].clone();
         let bad = |e: serde_json::Error| Error::bag("evomerge", e);
         Ok(Self {
-            parents,
-            template,
             search: serde_json::from_value(get("search")).map_err(bad)?,
             random: serde_json::from_value(get("random")).map_err(bad)?,
             results: serde_json::from_value(get("results")).map_err(bad)?,
-            recipe: cx.recipe.evomerge.clone(),
-            line: String::new(),
+            ..Self::start(cx, files)?
         })
     }
 
-    fn judge<'a>(&'a self, source: &'a Source) -> Judge<'a> {
+    fn judge<'a>(&'a self, material: &'a Material, cx: &'a Context) -> Judge<'a> {
         Judge {
-            source,
+            material,
+            tokenizer: &cx.source.tokenizer,
             template: &self.template,
-            calibration: calibration(source),
-            sequence: self.recipe.sequence,
         }
     }
 
-    fn evolved(&self) -> bool {
-        self.search.history.len() as u64 > self.recipe.generations
-    }
-
     fn random_done(&self) -> bool {
-        !self.recipe.random_search
-            || self
-                .random
-                .as_ref()
-                .is_some_and(|r| r.work().scored_items >= self.search_items())
-    }
-
-    /// Items that evolution scored, the choice aside.
-    fn search_items(&self) -> u64 {
-        let generations = self.search.history.iter();
-        generations.map(|g| g.work.scored_items).sum()
+        let enough = |r: &Search| r.scored() >= self.search.scored();
+        !self.recipe.random_search || self.random.as_ref().is_some_and(enough)
     }
 
     fn generation(&mut self, cx: &Context) -> Result<(), Error> {
+        if self.held_before(cx)? {
+            return Ok(());
+        }
         let mut search = self.search.clone();
-        let (parents, judge) = (&self.parents, self.judge(cx.source));
-        let g = search.next_generation(parents, &judge)?.clone();
+        let judge = self.judge(&self.material, cx);
+        let g = search.next_generation(&self.parents, &judge)?.clone();
         let key = cx.key(folder("evomerge"), "", g.generation);
         for (name, value) in [
             ("generation", g.generation as f64),
@@ -407,24 +141,17 @@ impl EvomergePhase {
             ("mean_fitness", g.mean_fitness),
             ("diversity", g.diversity),
             ("improvement", g.improvement),
+            ("scored_items", g.work.scored_items as f64),
+            ("rejected", g.work.rejected as f64),
         ] {
             cx.metric(&key, name, value)?;
-        }
-        if g.injected {
-            let id = cx.run.journal().alert(
-                &key,
-                "premature-convergence",
-                g.diversity,
-                self.recipe.diversity,
-            )?;
-            cx.run.journal().settle_alert(id, "inject", "automatic")?;
         }
         self.line = format!(
             "generation {} best {:.4} mean {:.4} diversity {:.2}",
             g.generation, g.best_fitness, g.mean_fitness, g.diversity
         );
         self.search = search;
-        Ok(())
+        self.look_after(cx, &g)
     }
 
     fn random_generation(&mut self, cx: &Context) -> Result<(), Error> {
@@ -432,12 +159,11 @@ impl EvomergePhase {
             Some(r) => r,
             None => self.search.random_baseline(&self.parents)?,
         };
-        let judge = self.judge(cx.source);
-        random.next_generation(&self.parents, &judge)?;
+        random.next_generation(&self.parents, &self.judge(&self.material, cx))?;
         self.line = format!(
             "random search, {} of {} items scored",
-            random.work().scored_items,
-            self.search_items()
+            random.scored(),
+            self.search.scored()
         );
         self.random = Some(random);
         Ok(())
@@ -446,7 +172,7 @@ impl EvomergePhase {
     fn choose(&mut self, cx: &Context) -> Result<(), Error> {
         let (n, items) = (self.recipe.finalists, self.recipe.comparison_items);
         let mut search = self.search.clone();
-        let judge = self.judge(cx.source);
+        let judge = self.judge(&self.material, cx);
         let champion = search.choose(&self.parents, &judge, (n, items))?;
         // The best parent is chosen on the selection split too.
         let contenders: Vec<(String, Genome)> = (0..3)
@@ -464,12 +190,16 @@ impl EvomergePhase {
         let best = (0..3)
             .max_by(|&a, &b| rows[a].fitness.total_cmp(&rows[b].fitness))
             .expect("three parents");
+        let audited = (self.recipe.audit > 0)
+            .then(|| search.audit(&self.parents, &judge, self.recipe.audit))
+            .transpose()?;
         self.line = format!(
             "champion {} with fitness {:.4} on the selection split",
             combination_name(champion.individual.genome.bits),
             champion.finalists[0].fitness
         );
         self.search = search;
+        self.results.audit = audited;
         self.results.best_parent = best;
         self.results.champion = Some(champion);
         Ok(())
@@ -504,25 +234,9 @@ impl EvomergePhase {
             contenders.push(("random_search".into(), best.genome.clone()));
         }
         let mut search = self.search.clone();
-        let judge = self.judge(cx.source);
+        let judge = self.judge(&self.material, cx);
         let rows = search.compare(&self.parents, &judge, &contenders, sample)?;
-        let measured = |g: &Genome| {
-            judge.measure(
-                &materialise(
-                    &decode(g, &self.parents),
-                    &self.template,
-                    &judge.calibration,
-                ),
-                sample,
-            )
-        };
-        let dead = |e: EvaluateError| SearchError::DeadContender {
-            name: "champion".into(),
-            reason: format!("{e:?}"),
-        };
-        let (_, a) = measured(&contenders[0].1).map_err(dead)?;
-        let (_, b) = measured(&contenders[1].1).map_err(dead)?;
-        let difference = evaluate::paired(&a, &b);
+        let difference = rows[0].measures.paired(&rows[1].measures);
         // The control given the pooled compute, where Phase 1 trained it.
         let pooled = cx
             .run
@@ -532,18 +246,20 @@ impl EvomergePhase {
             .join("pooled.safetensors");
         let pooled = if pooled.is_file() {
             let (model, _) = load_final(&pooled)?;
-            let (m, _) = judge.measure(&model, sample).map_err(dead)?;
-            let mean = Measures::mean(
-                &rows[2..5]
-                    .iter()
-                    .map(|r| r.measures.clone())
-                    .collect::<Vec<_>>(),
-            );
-            Some(fitness(&m, &mean, self.parents.size_mb()))
+            let m = judge.measure(&model, sample.split, 0..sample.items);
+            let m = m.map_err(|e: EvaluateError| SearchError::DeadContender {
+                name: "pooled".into(),
+                reason: format!("{e:?}"),
+            })?;
+            let parents: Vec<Measures> = rows[2..5].iter().map(|r| r.measures.clone()).collect();
+            Some(fitness(
+                &m,
+                &Measures::mean(&parents),
+                self.parents.size_mb(),
+            ))
         } else {
             None
         };
-        drop(judge);
         self.search = search;
         self.results.nats_difference = Some(difference);
         self.results.pooled = pooled;
@@ -555,19 +271,11 @@ impl EvomergePhase {
         Ok(())
     }
 
-    fn champion(&self, source: &Source) -> Cognate {
-        let genome = &self
-            .results
-            .champion
-            .as_ref()
-            .expect("chosen")
-            .individual
-            .genome;
-        materialise(
-            &decode(genome, &self.parents),
-            &self.template,
-            &calibration(source),
-        )
+    /// The champion as a model.
+    pub(super) fn champion(&self, cx: &Context) -> Cognate {
+        let champion = self.results.champion.as_ref().expect("chosen");
+        let child = decode(&champion.individual.genome, &self.parents);
+        self.judge(&self.material, cx).model(&child)
     }
 }
 
@@ -587,7 +295,7 @@ impl Phase for EvomergePhase {
     }
 
     fn total(&self) -> u64 {
-        let generations = self.recipe.generations + 1;
+        let generations = self.search.settings.generations + 1;
         let random = match (&self.random, self.recipe.random_search) {
             (_, false) => 0,
             (Some(r), true) if self.random_done() => r.history.len() as u64,
@@ -601,7 +309,7 @@ impl Phase for EvomergePhase {
     }
 
     fn unit(&mut self, cx: &Context) -> Result<(), Error> {
-        if !self.evolved() {
+        if !self.search.finished() {
             self.generation(cx)
         } else if !self.random_done() {
             self.random_generation(cx)
@@ -614,7 +322,7 @@ impl Phase for EvomergePhase {
                 cx.run,
                 folder("evomerge"),
                 "champion",
-                &self.champion(cx.source),
+                &self.champion(cx),
                 &cx.source.tokenizer,
             )?;
             self.results.written = true;
@@ -636,63 +344,18 @@ impl Phase for EvomergePhase {
         }
     }
 
+    fn question(&self) -> Option<&Question> {
+        self.results.watched.question.as_ref()
+    }
+
+    fn answer(&mut self, cx: &Context, choice: &str) -> Result<(), Error> {
+        match self.results.watched.question.take() {
+            Some(q) => self.act(cx, &q.detector, choice),
+            None => Ok(()),
+        }
+    }
+
     fn finish(&mut self, cx: &Context) -> Result<Value, Error> {
-        let path = cx
-            .run
-            .dir()
-            .join(folder("evomerge"))
-            .join("final")
-            .join("champion.safetensors");
-        let model = self.champion(cx.source);
-        let r = &self.results;
-        let champion = r.champion.as_ref().expect("finished");
-        let of = |name: &str| {
-            r.comparison
-                .iter()
-                .find(|c| c.name == name)
-                .map(|c| c.fitness)
-        };
-        let best = of("best_parent").unwrap_or(f64::NAN);
-        let held_out = of("champion").unwrap_or(f64::NAN);
-        let (difference, error) = r.nats_difference.unwrap_or((f64::NAN, f64::NAN));
-        // To first order the perplexity term moves by its weight times the nats; the others are not sampled.
-        let fitness_error = r
-            .comparison
-            .first()
-            .map(|c| error * terms(&c.measures, &c.measures, self.parents.size_mb())[0].weight);
-        let diversities: Vec<f64> = self.search.history.iter().map(|g| g.diversity).collect();
-        let counts = self.search.work();
-        let combos: serde_json::Map<String, Value> = self
-            .search
-            .combinations
-            .iter()
-            .enumerate()
-            .map(|(b, n)| (format!("{b:03b}"), json!(n)))
-            .collect();
-        Ok(json!({
-            "generations": self.recipe.generations,
-            "evaluations": counts.evaluations,
-            "scored_items": counts.scored_items,
-            "cache_hits": counts.cache_hits,
-            "rejected": counts.rejected,
-            "champion": report::model(cx, "champion", Some(&path), &model, data::Split::HeldOut, None)?,
-            "combo": combination_name(champion.individual.genome.bits),
-            "fitness": held_out,
-            "improvement": { "over_mean_parent": held_out - 1.0, "over_best_parent": held_out / best - 1.0 },
-            "held_out": {
-                "champion": held_out, "best_parent": best, "task_arithmetic": of("task_arithmetic"), "uniform": of("uniform"),
-                "random_search": of("random_search"), "pooled_compute": r.pooled, "stderr": fitness_error,
-                "nats_champion_minus_best_parent": difference, "nats_stderr": error,
-            },
-            "best_parent": super::super::cognate_branch(r.best_parent),
-            "combos": combos,
-            "diversity": {
-                "min": diversities.iter().copied().fold(f64::INFINITY, f64::min),
-                "mean": diversities.iter().sum::<f64>() / diversities.len().max(1) as f64,
-                "last": mean_distance(&self.search.distances),
-            },
-            "genome": champion.individual.genome,
-            "lineage": self.search.lineage(champion.individual.id).len(),
-        }))
+        self.section(cx)
     }
 }

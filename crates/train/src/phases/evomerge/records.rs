@@ -3,16 +3,18 @@
 //! Plain data without behaviour (settings check themselves), all of it part of the saved state or
 //! of a report.
 
-use super::race::{Counts, Rejected};
-use super::{Error, Genome, Measures};
+use super::{Counts, Error, Genome, Measures, Rejected};
 use serde::{Deserialize, Serialize};
 
 /// What proposes new genomes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Strategy {
     /// Elites, mutants, merged losers.
+    #[default]
     Evolution,
+    /// Points of a normal distribution that follows the better ones.
+    CmaEs,
     /// Uniformly drawn genomes: the baseline.
     Random,
 }
@@ -23,15 +25,19 @@ pub enum Strategy {
 pub struct Settings {
     /// The run's seed.
     pub seed: u64,
-    /// Evolution, or the baseline.
+    /// What proposes new genomes.
     pub strategy: Strategy,
+    /// Generations after generation 0.
+    pub generations: u64,
+    /// Most items that the search may score; 0 for any number.
+    pub budget_items: u64,
     /// Sample sizes of the race's rounds, growing.
     pub rounds: Vec<usize>,
-    /// Mutation rate; doubled under low diversity.
+    /// Mutation rate; doubled while a population converges.
     pub mutation: f64,
     /// Mean cosine distance below which a population counts as converging.
     pub diversity: f64,
-    /// Generations between injections under low diversity.
+    /// Generations between injections while it does.
     pub injection_every: u64,
     /// Lambdas of the task-arithmetic sweep.
     pub sweep: Vec<f64>,
@@ -42,7 +48,9 @@ impl Default for Settings {
         Settings {
             seed: 42,
             strategy: Strategy::Evolution,
-            rounds: vec![125, 500, 1000],
+            generations: 50,
+            budget_items: 0,
+            rounds: vec![16, 64, 256, 1000],
             mutation: 0.01,
             diversity: 0.3,
             injection_every: 10,
@@ -123,8 +131,25 @@ pub enum Origin {
     Merged,
     /// Brought in for diversity, or for a combination without a valid child.
     Injected,
+    /// A point of CMA-ES.
+    Sampled,
     /// Random search.
     Random,
+}
+
+/// What is done about a population that converges.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Remedy {
+    /// Nothing.
+    #[default]
+    GoOn,
+    /// The mutation rate is doubled, the second elite is taken far from the first, a random genome is brought in.
+    Inject,
+    /// The mutation rate is doubled.
+    RaiseMutation,
+    /// Two random genomes take the place of the merged children.
+    RestartTwo,
 }
 
 /// A member's entry in the book of births; together they are the lineage.
@@ -144,6 +169,10 @@ pub struct Birth {
     pub hash: String,
     /// What it was meant to be, where that was degenerate.
     pub rejected: Vec<Rejected>,
+    /// Last round of the race that it reached, from 0.
+    pub round: usize,
+    /// Its fitness there; None for one that was left out.
+    pub fitness: Option<f64>,
 }
 
 /// What happened in one generation.
@@ -165,6 +194,8 @@ pub struct Generation {
     pub mutation_rate: f64,
     /// Whether a random genome was brought in.
     pub injected: bool,
+    /// Genomes that asked to be born, and how many of them were degenerate.
+    pub born: [u64; 2],
     /// Work of this generation alone.
     pub work: Counts,
 }
@@ -182,6 +213,17 @@ pub struct Contender {
     pub measures: Measures,
     /// Fitness relative to the parents' mean on that split.
     pub fitness: f64,
+}
+
+/// How well the race stands in for scoring everyone in full: see [`Search::audit`](super::Search::audit).
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Audit {
+    /// Members that were scored in full for it.
+    pub members: usize,
+    /// Rank correlation of what the race found them worth with what they are worth in full; None where one is constant.
+    pub spearman: Option<f64>,
+    /// Items that scoring every candidate in full takes, over those that the race scored.
+    pub saved: f64,
 }
 
 /// The member chosen on the selection split.

@@ -1,28 +1,24 @@
 //! The search: a serializable state and one unit of work, a generation.
 //!
-//! Generation 0 is the eight combinations with neutral genes; a sweep of plain task arithmetic then
-//! joins the pool, of which the best eight go on. Each later generation of eight: two elites stay,
-//! four children are their mutants, two come from merging the six losers in two groups of three
-//! (every other rank each, so both groups hold good and bad). When the mean distance of the
-//! population is below `diversity` the mutation rate doubles, the second elite is the best one far
-//! enough from the first, and every tenth generation the last child is a random genome of the
-//! combination least used. A combination that never had a valid child is tried again every generation.
-//!
-//! Random search (`Strategy::Random`) is the same loop with six random genomes in place of the six
-//! children, so that it can be run to the same number of evaluations with the same races and cache.
+//! A generation is proposed (`propose`: evolution, CMA-ES or random genomes), raced (`race`) and, with the members that
+//! stay, ranked; the best eight are the population. In evolution generation 0 is the eight combinations with neutral
+//! genes, and a sweep of plain task arithmetic joins its pool. Every strategy has the same races, cache, book of births
+//! and fallback for degenerate children, so they can be compared at the same number of scored items.
 
-use super::genome::Draws;
-use super::race::{Bench, Job, Outcome};
+use super::cma::Cma;
+use super::measure::{Bench, Job, Outcome};
+use super::propose::Proposal;
+use super::race::Rules;
 use super::{
-    Birth, Cache, Champion, Contender, Counts, Error, Evaluate, Generation, Genome, Individual,
-    Measures, Origin, Parents, Sample, Settings, Space, Split, Strategy, distances, fitness, front,
-    mean_distance,
+    Audit, Birth, Cache, Champion, Contender, Counts, Error, Evaluate, Generation, Genome,
+    Individual, Limits, Measures, Origin, Parents, Remedy, Sample, Settings, Space, Split,
+    Strategy, distances, fitness, front, mean_distance,
 };
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
 
 /// Members of a population.
-const POPULATION: usize = 8;
+pub(super) const POPULATION: usize = 8;
 
 /// The whole state of a search; what a checkpoint holds.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -47,12 +43,29 @@ pub struct Search {
     pub combinations: [u64; 8],
     /// One row per generation.
     pub history: Vec<Generation>,
+    /// What is done about a population that converges.
+    pub converging: Converging,
+    /// Where the search no longer goes.
+    pub limits: Limits,
+    /// The distribution of CMA-ES.
+    pub(super) cma: Option<Cma>,
     /// Everything measured.
     pub cache: Cache,
 }
 
-/// A genome that asks to be born.
-type Proposal = (Origin, Vec<u64>, Genome);
+/// A newcomer, where it was not left out, and whether it was degenerate.
+pub(super) type Born = (Option<Individual>, bool);
+
+/// A converging population: when it was last reported, and what was decided.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Converging {
+    /// Generation before which it was last reported; None while the population is diverse.
+    reported: Option<u64>,
+    /// What was decided then.
+    pub(super) remedy: Remedy,
+    /// Random genomes that the next generation brings in.
+    pub(super) newcomers: usize,
+}
 
 impl Search {
     /// A search that has not begun. Checks settings and parents.
@@ -70,17 +83,53 @@ impl Search {
             front: Vec::new(),
             combinations: [0; 8],
             history: Vec::new(),
+            converging: Converging::default(),
+            limits: Limits::default(),
+            cma: None,
             cache: Cache::default(),
         })
     }
 
-    /// A random search with the same settings; run it until `work().scored_items` is the same.
+    /// A random search with the same rounds; run it until `scored()` is the same.
     pub fn random_baseline(&self, parents: &Parents) -> Result<Search, Error> {
         let settings = Settings {
             strategy: Strategy::Random,
             ..self.settings.clone()
         };
         Search::new(settings, parents)
+    }
+
+    /// Whether all generations are done.
+    pub fn finished(&self) -> bool {
+        self.history.len() as u64 > self.settings.generations
+    }
+
+    /// Items that the generations scored, choice and comparisons aside.
+    pub fn scored(&self) -> u64 {
+        self.history.iter().map(|g| g.work.scored_items).sum()
+    }
+
+    /// The diversity of a converging population that nobody was told of yet, or for `injection_every` generations.
+    pub fn newly_converging(&self) -> Option<f64> {
+        let due = match (self.converging.reported, self.converging.remedy) {
+            (None, _) => true,
+            (Some(_), Remedy::GoOn) => false,
+            (Some(at), _) => self.generation >= at + self.settings.injection_every,
+        };
+        (due && self.low_diversity()).then(|| mean_distance(&self.distances))
+    }
+
+    /// Decides what is done about a converging population, until it is diverse again or reported once more.
+    pub fn diversify(&mut self, remedy: Remedy) {
+        self.converging = Converging {
+            reported: Some(self.generation),
+            remedy,
+            newcomers: match remedy {
+                Remedy::Inject => 1,
+                Remedy::RestartTwo => 2,
+                Remedy::GoOn | Remedy::RaiseMutation => 0,
+            },
+        };
     }
 
     /// Counted work so far.
@@ -121,46 +170,54 @@ impl Search {
     fn advance(&mut self, bench: Bench) -> Result<(), Error> {
         let before = self.cache.counts;
         let space = Space::of(bench.parents);
-        let low = self.low_diversity();
-        let mutation_rate = self.settings.mutation * if low { 2.0 } else { 1.0 };
-        let (mut pool, proposals) = match (self.generation, self.settings.strategy) {
-            (0, Strategy::Evolution) => (Vec::new(), self.combinations_of_generation_0(space)),
-            (0, Strategy::Random) => (Vec::new(), self.random_genomes(space, POPULATION)),
-            (_, Strategy::Random) => {
-                let kept = self.population[..2].to_vec();
-                (kept, self.random_genomes(space, POPULATION - 2))
-            }
-            (_, Strategy::Evolution) => {
-                let elites = self.elites();
-                let kept = elites.map(|i| self.population[i].clone()).to_vec();
-                (kept, self.children(elites, mutation_rate, low, space))
-            }
-        };
+        if !self.low_diversity() {
+            self.converging = Converging::default();
+        }
+        let (kept, proposals, points) = self.proposals(space);
         let injected = proposals.iter().any(|p| p.0 == Origin::Injected);
-        pool.extend(self.bear(bench, proposals)?);
+        let asked = proposals.len();
+        let best = self.population.first().map(|m| m.hash.clone());
+        let mut pool: Vec<Individual> = kept.iter().map(|&i| self.population[i].clone()).collect();
+        let mut born = self.bear(bench, proposals, best)?;
+        self.learn(points, &born);
+        let mut degenerate = born.iter().filter(|b| b.1).count();
+        let mut all = asked;
         if self.generation == 0 && self.settings.strategy == Strategy::Evolution {
+            rank_born(&mut born);
+            let best = born
+                .first()
+                .and_then(|b| b.0.as_ref())
+                .map(|m| m.hash.clone());
             let lambdas = self.settings.sweep.iter();
             let seeds: Vec<Proposal> = lambdas
                 .map(|&lambda| (Origin::Sweep, Vec::new(), Genome::arithmetic(lambda, space)))
                 .collect();
-            self.sweep = self.bear(bench, seeds)?;
-            pool.extend(self.sweep.clone());
+            all += seeds.len();
+            let sweep = self.bear(bench, seeds, best)?;
+            degenerate += sweep.iter().filter(|b| b.1).count();
+            self.sweep = sweep.iter().filter_map(|b| b.0.clone()).collect();
+            born.extend(sweep);
         }
+        pool.extend(born.into_iter().filter_map(|b| b.0));
         self.widen_front(&pool);
         rank(&mut pool);
         pool.truncate(POPULATION);
+        if pool.is_empty() {
+            let reason = "every child of generation 0 was left out".to_owned();
+            return Err(Error::NothingValid { reason });
+        }
         self.population = pool;
         let genomes: Vec<&Genome> = self.population.iter().map(|m| &m.genome).collect();
         self.distances = distances(&genomes, bench.parents);
-        self.record(before, mutation_rate, injected);
+        self.record(before, injected, [all as u64, degenerate as u64]);
+        self.converging.newcomers = 0;
         self.generation += 1;
         Ok(())
     }
 
-    fn record(&mut self, before: Counts, mutation_rate: f64, injected: bool) {
+    fn record(&mut self, before: Counts, injected: bool, born: [u64; 2]) {
         let best = &self.population[0];
         let total = self.population.iter().map(|m| m.fitness).sum::<f64>();
-        let now = self.cache.counts;
         self.history.push(Generation {
             generation: self.generation,
             best_fitness: best.fitness,
@@ -168,134 +225,68 @@ impl Search {
             mean_fitness: total / self.population.len() as f64,
             diversity: mean_distance(&self.distances),
             improvement: best.fitness - 1.0,
-            mutation_rate,
+            mutation_rate: self.mutation_rate(),
             injected,
-            work: Counts {
-                evaluations: now.evaluations - before.evaluations,
-                scored_items: now.scored_items - before.scored_items,
-                cache_hits: now.cache_hits - before.cache_hits,
-                rejected: now.rejected - before.rejected,
-            },
+            born,
+            work: self.cache.counts.since(before),
         });
     }
 
-    fn low_diversity(&self) -> bool {
+    pub(super) fn low_diversity(&self) -> bool {
         self.settings.strategy == Strategy::Evolution
             && !self.population.is_empty()
             && mean_distance(&self.distances) < self.settings.diversity
     }
 
-    /// The two that stay: the best, and the next best; when diversity is low, the next best that is
-    /// at least `diversity` away from the first, or the farthest.
-    fn elites(&self) -> [usize; 2] {
-        if !self.low_diversity() {
-            return [0, 1];
-        }
-        let from_best = &self.distances[0];
-        let far = (1..self.population.len()).find(|&i| from_best[i] >= self.settings.diversity);
-        let farthest = (1..self.population.len())
-            .rev()
-            .max_by(|&a, &b| from_best[a].total_cmp(&from_best[b]))
-            .expect("a population has eight members");
-        [0, far.unwrap_or(farthest)]
-    }
-
-    fn combinations_of_generation_0(&self, space: Space) -> Vec<Proposal> {
-        let neutral = |bits| {
-            (
-                Origin::Combination,
-                Vec::new(),
-                Genome::neutral(bits, space, self.settings.seed),
-            )
-        };
-        (0..8).map(neutral).collect()
-    }
-
-    fn random_genomes(&self, space: Space, n: usize) -> Vec<Proposal> {
-        let genome = |slot: usize| {
-            let mut draws = self.draws("evomerge random", slot);
-            // The first population has every combination, as evolution's has.
-            let bits = if n == POPULATION {
-                slot as u8
-            } else {
-                (draws.bits() & 7) as u8
-            };
-            (
-                Origin::Random,
-                Vec::new(),
-                Genome::random(bits, space, &mut draws),
-            )
-        };
-        (0..n).map(genome).collect()
-    }
-
-    fn children(&self, elites: [usize; 2], rate: f64, low: bool, space: Space) -> Vec<Proposal> {
-        let mutant = |slot: usize| {
-            let of = &self.population[elites[slot / 2]];
-            let genome = of
-                .genome
-                .mutated(rate, space, &mut self.draws("evomerge mutant", slot));
-            (Origin::Mutant, vec![of.id], genome)
-        };
-        let mut children: Vec<Proposal> = (0..4).map(mutant).collect();
-        let losers: Vec<&Individual> = (0..self.population.len())
-            .filter(|i| !elites.contains(i))
-            .map(|i| &self.population[i])
-            .collect();
-        for group in 0..2 {
-            let of = [losers[group], losers[group + 2], losers[group + 4]];
-            let mut draws = self.draws("evomerge merged", group);
-            let genome = Genome::merged(of.map(|m| &m.genome), &mut draws);
-            children.push((Origin::Merged, of.map(|m| m.id).to_vec(), genome));
-        }
-        let least = (0..8)
-            .min_by_key(|&bits| self.combinations[bits])
-            .expect("eight combinations");
-        let due = low
-            && self
-                .generation
-                .is_multiple_of(self.settings.injection_every);
-        if due || self.combinations[least] == 0 {
-            let mut draws = self.draws("evomerge injected", 0);
-            let genome = Genome::random(least as u8, space, &mut draws);
-            children[5] = (Origin::Injected, Vec::new(), genome);
-        }
-        children
-    }
-
-    fn draws(&self, purpose: &str, slot: usize) -> Draws {
-        Draws::new(self.settings.seed, purpose, self.generation, slot)
-    }
-
-    /// Races proposals and enters them in the book of births.
-    fn bear(&mut self, bench: Bench, proposals: Vec<Proposal>) -> Result<Vec<Individual>, Error> {
+    /// Races proposals and enters them in the book of births. Gives each, and whether it was degenerate.
+    fn bear(
+        &mut self,
+        bench: Bench,
+        proposals: Vec<Proposal>,
+        best: Option<String>,
+    ) -> Result<Vec<Born>, Error> {
         let first = self.births.len() as u64;
-        let newcomers = (first..)
-            .zip(proposals.iter().map(|p| p.2.clone()))
-            .collect();
-        let raced = bench.race(&mut self.cache, newcomers, &self.settings.rounds)?;
+        let genomes = proposals.iter().map(|p| self.limits.apply(p.2.clone()));
+        let newcomers = (first..).zip(genomes).collect();
+        let rules = Rules {
+            rounds: &self.settings.rounds,
+            best: best.as_deref(),
+            drop: self.limits.drop,
+        };
+        let raced = bench.race(&mut self.cache, newcomers, rules)?;
         let mut born = Vec::new();
-        for ((origin, from, _), (individual, rejected)) in proposals.into_iter().zip(raced) {
-            if rejected.is_empty() && origin != Origin::Sweep {
-                self.combinations[individual.genome.bits as usize] += 1;
+        for ((id, (origin, from, _)), (individual, rejected)) in (first..).zip(proposals).zip(raced)
+        {
+            let degenerate = !rejected.is_empty();
+            if let Some(m) = individual.as_ref()
+                && !degenerate
+                && origin != Origin::Sweep
+            {
+                self.combinations[m.genome.bits as usize] += 1;
             }
+            // One that was left out is remembered as what it was meant to be.
+            let meant = rejected.first().map(|r| r.genome.clone());
+            let of = individual.as_ref();
+            let genome = of.map(|m| m.genome.clone()).or(meant);
             self.births.push(Birth {
-                id: individual.id,
+                id,
                 generation: self.generation,
                 origin,
                 from,
-                genome: individual.genome.clone(),
-                hash: individual.hash.clone(),
+                genome: genome.expect("a newcomer is measured or rejected"),
+                hash: of.map_or(String::new(), |m| m.hash.clone()),
+                round: of.map_or(0, |m| m.round),
+                fitness: of.map(|m| m.fitness),
                 rejected,
             });
-            born.push(individual);
+            born.push((individual, degenerate));
         }
         Ok(born)
     }
 
     fn widen_front(&mut self, pool: &[Individual]) {
         let mut candidates = std::mem::take(&mut self.front);
-        candidates.extend(pool.iter().filter(|m| self.finished(m)).cloned());
+        candidates.extend(pool.iter().filter(|m| self.raced(m)).cloned());
         let measures: Vec<Measures> = candidates.iter().map(|m| m.measures.clone()).collect();
         self.front = front(&measures)
             .into_iter()
@@ -303,15 +294,14 @@ impl Search {
             .collect();
     }
 
-    fn finished(&self, member: &Individual) -> bool {
+    fn raced(&self, member: &Individual) -> bool {
         member.round + 1 == self.settings.rounds.len()
     }
 
     /// The best `n` different members that finished a race: population, sweep and Pareto front.
     pub fn finalists(&self, n: usize) -> Vec<Individual> {
         let everyone = self.population.iter().chain(&self.sweep).chain(&self.front);
-        let mut finalists: Vec<Individual> =
-            everyone.filter(|m| self.finished(m)).cloned().collect();
+        let mut finalists: Vec<Individual> = everyone.filter(|m| self.raced(m)).cloned().collect();
         rank(&mut finalists);
         let mut seen = BTreeSet::new();
         finalists.retain(|m| seen.insert(m.hash.clone()));
@@ -369,11 +359,8 @@ impl Search {
         self.same_parents(parents)?;
         let bench = Bench { parents, evaluator };
         let mean = bench.parents_mean(&mut self.cache, sample)?;
-        let jobs: Vec<Job> = contenders
-            .iter()
-            .map(|(_, genome)| Job { genome, hash: None })
-            .collect();
-        let outcomes = bench.measure(&mut self.cache, &jobs, sample)?;
+        let jobs = contenders.iter().map(|c| Job::new(&c.1)).collect();
+        let outcomes = bench.measure(&mut self.cache, jobs, sample)?;
         let row = |((name, genome), outcome): (&(String, Genome), Outcome)| {
             let measures = outcome.measured.map_err(|reason| Error::DeadContender {
                 name: name.clone(),
@@ -389,6 +376,47 @@ impl Search {
             })
         };
         contenders.iter().zip(outcomes).map(row).collect()
+    }
+
+    /// Scores `n` members, spread evenly over the births, on all that the race's last round scores, and compares the race's
+    /// verdict with that. Costs nothing of the search's own count.
+    pub fn audit(
+        &self,
+        parents: &Parents,
+        evaluator: &dyn Evaluate,
+        n: usize,
+    ) -> Result<Audit, Error> {
+        let bench = Bench { parents, evaluator };
+        let mut cache = self.cache.clone();
+        let everyone: Vec<&Birth> = self.births.iter().filter(|b| b.fitness.is_some()).collect();
+        let step = everyone.len().div_ceil(n.max(1)).max(1);
+        let members: Vec<&Birth> = everyone.iter().step_by(step).copied().collect();
+        let sample = Sample {
+            split: Split::Fitness,
+            items: *self.settings.rounds.last().expect("settings are checked"),
+        };
+        let mean = bench.parents_mean(&mut cache, sample)?;
+        let jobs = members.iter().map(|b| Job {
+            hash: Some(&b.hash),
+            ..Job::new(&b.genome)
+        });
+        let jobs = jobs.collect();
+        let outcomes = bench.measure(&mut cache, jobs, sample)?;
+        let in_full: Vec<f64> = outcomes
+            .into_iter()
+            .map(|o| match o.measured {
+                Ok(m) => fitness(&m, &mean, parents.size_mb()),
+                Err(_) => f64::NEG_INFINITY,
+            })
+            .collect();
+        let raced: Vec<f64> = members.iter().filter_map(|b| b.fitness).collect();
+        let items = sample.items.min(evaluator.items(Split::Fitness)) as u64;
+        let candidates: u64 = self.history.iter().map(|g| g.work.candidates).sum();
+        Ok(Audit {
+            members: members.len(),
+            spearman: Some(spearman(&raced, &in_full)).filter(|r| r.is_finite()),
+            saved: (candidates * items) as f64 / self.scored().max(1) as f64,
+        })
     }
 
     /// A member's birth and those of all it came from, oldest first.
@@ -408,10 +436,39 @@ impl Search {
 
 /// Best first: by the last round reached, then by fitness in it, then the older.
 pub(super) fn rank(members: &mut [Individual]) {
-    members.sort_by(|a, b| {
-        b.round
-            .cmp(&a.round)
-            .then(b.fitness.total_cmp(&a.fitness))
-            .then(a.id.cmp(&b.id))
+    members.sort_by(order);
+}
+
+fn order(a: &Individual, b: &Individual) -> std::cmp::Ordering {
+    b.round
+        .cmp(&a.round)
+        .then(b.fitness.total_cmp(&a.fitness))
+        .then(a.id.cmp(&b.id))
+}
+
+/// Newcomers that may have been left out: best first, those last.
+fn rank_born(born: &mut [Born]) {
+    born.sort_by(|a, b| match (&a.0, &b.0) {
+        (Some(a), Some(b)) => order(a, b),
+        (a, b) => b.is_some().cmp(&a.is_some()),
     });
+}
+
+/// Rank correlation; equal values share their mean rank. NaN where a list is constant.
+pub(super) fn spearman(a: &[f64], b: &[f64]) -> f64 {
+    let (a, b) = (ranks(a), ranks(b));
+    let mean = (a.len() as f64 - 1.0) / 2.0;
+    let product = |x: &[f64], y: &[f64]| -> f64 {
+        x.iter().zip(y).map(|(x, y)| (x - mean) * (y - mean)).sum()
+    };
+    product(&a, &b) / (product(&a, &a) * product(&b, &b)).sqrt()
+}
+
+fn ranks(values: &[f64]) -> Vec<f64> {
+    let rank = |x: &f64| {
+        let below = values.iter().filter(|y| *y < x).count() as f64;
+        let equal = values.iter().filter(|y| *y == x).count() as f64;
+        below + (equal - 1.0) / 2.0
+    };
+    values.iter().map(rank).collect()
 }

@@ -1,0 +1,125 @@
+//! Races, the cache, and what was counted.
+
+use super::*;
+
+#[test]
+fn who_got_further_in_the_race_ranks_higher_then_the_fitter_then_the_older() {
+    let parents = parents();
+    let member = run(settings(), &parents, &bowl(&parents), 1).population[0].clone();
+    let of = |id, round, fitness| Individual {
+        id,
+        round,
+        fitness,
+        ..member.clone()
+    };
+    // A lucky fitness on a small sample does not beat a sober one on a large sample.
+    let mut members = [
+        of(0, 0, 2.0),
+        of(1, 2, 1.1),
+        of(2, 2, 1.2),
+        of(4, 1, 1.5),
+        of(3, 1, 1.5),
+    ];
+    super::search::rank(&mut members);
+    assert_eq!(members.map(|m| m.id), [2, 1, 3, 4, 0]);
+}
+
+#[test]
+fn a_failed_evaluation_leaves_the_state_as_it_was() {
+    let parents = parents();
+    let mut evaluator = bowl(&parents);
+    let mut search = run(settings(), &parents, &evaluator, 2);
+    let before = search.clone();
+    evaluator.fails = true;
+    let error = search.next_generation(&parents, &evaluator).unwrap_err();
+    assert!(matches!(error, Error::Evaluation(_)));
+    assert_eq!(search, before);
+}
+
+#[test]
+fn no_item_is_scored_twice_for_the_same_weights_and_cache_hits_are_counted() {
+    let parents = parents();
+    let evaluator = bowl(&parents);
+    let mut search = run(settings(), &parents, &evaluator, 12);
+    let work = search.work();
+    assert_eq!(work.evaluations, evaluator.ran.load(Ordering::Relaxed));
+    assert_eq!(
+        work.scored_items,
+        evaluator.seen.lock().unwrap().len() as u64
+    );
+    assert_eq!(evaluator.twice.load(Ordering::Relaxed), 0);
+    for generation in &search.history[1..] {
+        // Six newcomers race, at most: 6 on 20 items, 3 on 60, 2 on 200. The parents were measured in generation 0.
+        let asked = generation.work.evaluations + generation.work.cache_hits;
+        assert!((6..=6 + 3 + 2).contains(&asked), "{generation:?}");
+        assert!(generation.work.scored_items <= 6 * 20 + 3 * 40 + 2 * 140);
+    }
+    let best = search.best().unwrap().clone();
+    let contenders = [("best".to_owned(), best.genome.clone())];
+    let sample = |split| Sample { split, items: 200 };
+    let row = search
+        .compare(&parents, &evaluator, &contenders, sample(Split::Fitness))
+        .unwrap();
+    assert_eq!((row[0].fitness, &row[0].hash), (best.fitness, &best.hash));
+    let hit = Counts {
+        cache_hits: work.cache_hits + 1,
+        ..work
+    };
+    assert_eq!(search.work(), hit);
+    assert!(hit.hit_rate().unwrap() > 0.0);
+    // As many items of another split are another measurement: of the member and three parents.
+    search
+        .compare(&parents, &evaluator, &contenders, sample(Split::Selection))
+        .unwrap();
+    assert_eq!(search.work().evaluations, work.evaluations + 4);
+}
+
+#[test]
+fn equal_children_of_one_generation_are_scored_once() {
+    let mut parents = parents();
+    let same = parents.models[0].clone();
+    parents.models = [same.clone(), same.clone(), same];
+    parents.thresholds = [0.9; 3];
+    let evaluator = bowl(&parents);
+    let search = run(settings(), &parents, &evaluator, 2);
+    assert_eq!(evaluator.twice.load(Ordering::Relaxed), 0);
+    assert!(search.work().cache_hits > 5, "{:?}", search.work());
+    assert_eq!(apart(&parents), [0.0; 3]);
+    assert!(apart(&self::parents()).iter().all(|a| *a > 1.0));
+}
+
+#[test]
+fn who_is_clearly_worse_than_the_best_is_stopped_early_and_the_order_stays() {
+    let parents = parents();
+    let evaluator = bowl(&parents);
+    let settings = Settings {
+        rounds: vec![8, 24, 72, 216],
+        ..settings()
+    };
+    let search = run(settings, &parents, &evaluator, 30);
+    let audit = search.audit(&parents, &evaluator, 60).unwrap();
+    println!("{audit:?}");
+    assert!(audit.members >= 40 && audit.saved > 5.0, "{audit:?}");
+    assert!(audit.spearman.unwrap() > 0.9, "{audit:?}");
+    // In full: a search whose only round is the last one.
+    let full = Settings {
+        rounds: vec![216],
+        ..search.settings.clone()
+    };
+    let full = run(full, &parents, &evaluator, 30);
+    let audit = full.audit(&parents, &evaluator, 60).unwrap();
+    assert_eq!(audit.spearman, Some(1.0));
+    let per_candidate = full.scored() / full.work().candidates;
+    assert_eq!(per_candidate, 216);
+}
+
+#[test]
+fn rank_correlation_shares_ranks_among_equals() {
+    let spearman = super::search::spearman;
+    assert_eq!(spearman(&[1.0, 2.0, 5.0], &[10.0, 20.0, 21.0]), 1.0);
+    assert_eq!(spearman(&[1.0, 2.0, 5.0], &[3.0, 2.0, 1.0]), -1.0);
+    // scipy.stats.spearmanr([1, 2, 2, 4], [1, 3, 2, 4]) = 0.9486832980505138
+    let tied = spearman(&[1.0, 2.0, 2.0, 4.0], &[1.0, 3.0, 2.0, 4.0]);
+    assert!((tied - 0.948_683_298_050_513_8).abs() < 1e-12);
+    assert!(spearman(&[1.0, 1.0], &[1.0, 2.0]).is_nan());
+}
