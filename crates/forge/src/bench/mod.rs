@@ -7,6 +7,7 @@ mod export;
 mod gemm;
 mod ops;
 mod recall;
+mod search;
 mod train_step;
 
 pub(crate) use train_step::random_pieces;
@@ -55,6 +56,11 @@ enum Bench {
         after_help = "Example:\n  forge bench recall small --tokens 1000000 --seed 0 --seed 1"
     )]
     Recall(recall::RecallArgs),
+    /// Evolution, CMA-ES, random search and the task-arithmetic sweep on the parents of a run, at equal scored items
+    #[command(
+        after_help = "Example:\n  forge bench search small --seeds 5 --search evolution --search cma-es --json"
+    )]
+    Search(search::SearchArgs),
     /// Reading a prompt and generating
     #[command(
         after_help = "Examples:\n  forge bench decode myrun/bitnet --json\n  forge bench decode decoder --batch 32"
@@ -75,6 +81,7 @@ pub(crate) fn bench(args: &BenchArgs, common: &Common) -> Result<u8> {
         Bench::Ops(a) => ops::run(a, common),
         Bench::Curve(a) => curve::run(a, common),
         Bench::Recall(a) => recall::run(a, common),
+        Bench::Search(a) => search::run(a, common),
         Bench::Decode(a) => decode::run(a, common),
     })
 }
