@@ -3,6 +3,7 @@
 //! Items are counted work: a budget in seconds would make the result follow the machine. Before generation 0 the forecast
 //! is the most that races can take (nobody stopped early); once some generations are done it is what they took on average.
 
+use super::race::KEEP;
 use super::search::POPULATION;
 use super::{Search, Settings, Strategy};
 use serde::{Deserialize, Serialize};
@@ -24,12 +25,12 @@ pub struct Cut {
     pub items: [u64; 2],
 }
 
-/// Most items that a race of so many newcomers scores: half of them, rounded up, go on from each round.
+/// Most items that a race of so many newcomers scores: one in `KEEP`, rounded up, goes on from each round.
 fn race_items(newcomers: usize, rounds: &[usize]) -> u64 {
     let (mut living, mut before, mut items) = (newcomers, 0, 0);
     for &round in rounds {
         items += living * (round - before);
-        (living, before) = (living.div_ceil(2), round);
+        (living, before) = (living.div_ceil(KEEP), round);
     }
     items as u64
 }

@@ -199,6 +199,35 @@ pub fn fitness(measures: &Measures, parents_mean: &Measures, size_mb: f64) -> f6
         .sum::<f64>()
 }
 
+/// Standard error of the difference between the fitness of two models on one sample: of the paired losses for the
+/// perplexity term, binomial for the accuracy term; speed and memory are counted. To first order, terms as independent.
+#[track_caller]
+pub fn doubt(a: &Measures, b: &Measures, parents_mean: &Measures, size_mb: f64) -> f64 {
+    let [perplexity, accuracy, ..] = terms(b, parents_mean, size_mb);
+    let nats = perplexity.weight * perplexity.value * a.paired(b).1;
+    let task = |((a, b), mean): ((&Accuracy, &Accuracy), &Accuracy)| {
+        let trust = trust(a, mean).max(trust(b, mean));
+        let p = (a.smoothed() + b.smoothed()) / 2.0;
+        let slope = trust / mean.smoothed().max(LEAST_ACCURACY);
+        // One binomial variance for the two, as their answers to an item go together.
+        slope * slope * p * (1.0 - p) / (b.n as f64 + 2.0)
+    };
+    let pairs = a.accuracies.iter().zip(&b.accuracies);
+    let variance: f64 = pairs.zip(&parents_mean.accuracies).map(task).sum();
+    let tasks = b.accuracies.len().max(1) as f64;
+    let answers = accuracy.weight * variance.sqrt() / tasks;
+    (nats * nats + answers * answers).sqrt()
+}
+
+/// How far an accuracy term counts: less where both are within two standard errors of chance.
+fn trust(child: &Accuracy, parent: &Accuracy) -> f64 {
+    let off = child.errors_off_chance().max(parent.errors_off_chance());
+    (off / 2.0).min(1.0)
+}
+
+/// Least accuracy that another is relative to.
+const LEAST_ACCURACY: f64 = 0.1;
+
 fn relative_accuracy(measures: &Measures, parents_mean: &Measures) -> f64 {
     let tasks = measures.accuracies.len();
     assert_eq!(
@@ -208,9 +237,8 @@ fn relative_accuracy(measures: &Measures, parents_mean: &Measures) -> f64 {
     );
     let gain = |(child, parent): (&Accuracy, &Accuracy)| {
         same_task(child, parent);
-        let trust = (child.errors_off_chance().max(parent.errors_off_chance()) / 2.0).min(1.0);
         let (a, b) = (child.smoothed(), parent.smoothed());
-        trust * (a - b) / b.max(0.1)
+        trust(child, parent) * (a - b) / b.max(LEAST_ACCURACY)
     };
     let gains = measures
         .accuracies

@@ -6,7 +6,8 @@
 //! CMA-ES, `limits` for what is closed to it), `diversity` compares members, `budget` foresees the work,
 //! and `search` runs generations over a serializable state that `records` describes. How a child is
 //! measured is behind the `Evaluate` trait, so the search knows no model, tokenizer or file and is
-//! tested on a synthetic bowl; `judge` measures Cognate models, `phase` and `watch` tie it to a run.
+//! tested on a synthetic bowl; `judge` measures Cognate models, `remember` writes evaluations down,
+//! `phase` and `watch` tie it to a run.
 //!
 //! A population is genomes, never weights: newcomers are decoded once, when they are measured, and
 //! dropped when their race is over, so memory holds the children of one race. Everything random is counted on (run
@@ -28,6 +29,7 @@ mod propose;
 mod race;
 mod recipe;
 mod records;
+mod remember;
 mod search;
 mod section;
 #[cfg(test)]
@@ -37,7 +39,7 @@ mod watch;
 pub use budget::{Cut, most_items};
 pub use combine::{Child, Parents, Weights, decode, decode_tensor, degenerate};
 pub use diversity::{apart, distances, mean_distance};
-pub use fitness::{Accuracy, Measures, Term, fitness, front, terms};
+pub use fitness::{Accuracy, Measures, Term, doubt, fitness, front, terms};
 pub use genome::{Genome, Source, Space, combination_name};
 pub use judge::{Judge, Material};
 pub use limits::Limits;

@@ -2,6 +2,7 @@
 //! comparison on the held-out split.
 
 use super::judge::weights;
+use super::remember::Remembered;
 use super::{
     Audit, Contender, Error as SearchError, EvaluateError, EvomergeRecipe, Genome, Judge, Material,
     Measures, Parents, Sample, Search, Space, Split, combination_name, decode, fitness,
@@ -66,6 +67,14 @@ pub fn parents_of(files: &[PathBuf; 4]) -> Result<(Parents, Cognate), Error> {
         thresholds,
     };
     Ok((parents, models.swap_remove(0)))
+}
+
+/// A judge whose results are kept in the run's journal.
+fn remembered<'a>(judge: &'a Judge, cx: &'a Context) -> Remembered<'a> {
+    Remembered {
+        inner: judge,
+        journal: cx.run.journal(),
+    }
 }
 
 impl EvomergePhase {
@@ -133,6 +142,7 @@ impl EvomergePhase {
         }
         let mut search = self.search.clone();
         let judge = self.judge(&self.material, cx);
+        let judge = remembered(&judge, cx);
         let g = search.next_generation(&self.parents, &judge)?.clone();
         let key = cx.key(folder("evomerge"), "", g.generation);
         for (name, value) in [
@@ -159,7 +169,9 @@ impl EvomergePhase {
             Some(r) => r,
             None => self.search.random_baseline(&self.parents)?,
         };
-        random.next_generation(&self.parents, &self.judge(&self.material, cx))?;
+        let judge = self.judge(&self.material, cx);
+        let judge = remembered(&judge, cx);
+        random.next_generation(&self.parents, &judge)?;
         self.line = format!(
             "random search, {} of {} items scored",
             random.scored(),
@@ -173,6 +185,7 @@ impl EvomergePhase {
         let (n, items) = (self.recipe.finalists, self.recipe.comparison_items);
         let mut search = self.search.clone();
         let judge = self.judge(&self.material, cx);
+        let judge = remembered(&judge, cx);
         let champion = search.choose(&self.parents, &judge, (n, items))?;
         // The best parent is chosen on the selection split too.
         let contenders: Vec<(String, Genome)> = (0..3)
@@ -235,7 +248,8 @@ impl EvomergePhase {
         }
         let mut search = self.search.clone();
         let judge = self.judge(&self.material, cx);
-        let rows = search.compare(&self.parents, &judge, &contenders, sample)?;
+        let kept = remembered(&judge, cx);
+        let rows = search.compare(&self.parents, &kept, &contenders, sample)?;
         let difference = rows[0].measures.paired(&rows[1].measures);
         // The control given the pooled compute, where Phase 1 trained it.
         let pooled = cx

@@ -1,16 +1,16 @@
 //! The race: newcomers on growing samples, and what cannot win stopped early.
 //!
-//! It runs in synchronous rounds. All newcomers are measured on the first sample. The better half goes on to the next,
+//! It runs in synchronous rounds. All newcomers are measured on the first sample. The best third goes on to the next,
 //! larger one, unless it is already clearly worse than the best member of the population on the same items: by more than
-//! a standard error of their paired losses. What a newcomer is worth is its fitness in the last round that it reached.
+//! `doubt` standard errors of the difference. What a newcomer is worth is its fitness in the last round that it reached.
 //! Everyone in a round sees the same items, and the parents' mean on those items is what fitness is measured against.
 
 use super::measure::{Bench, Candidate, Job, Outcome};
-use super::{Cache, Error, Genome, Individual, Measures, Sample, Space, Split, fitness, terms};
+use super::{Cache, Error, Genome, Individual, Measures, Sample, Space, Split, doubt, fitness};
 use serde::{Deserialize, Serialize};
 
-/// Standard errors by which a newcomer must be worse than the best member to be stopped.
-const DOUBT: f64 = 1.0;
+/// One in so many goes on from a round.
+pub(super) const KEEP: usize = 3;
 
 /// A candidate that was replaced.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -28,6 +28,8 @@ pub(super) struct Rules<'a> {
     pub(super) rounds: &'a [usize],
     /// Hash of the best member, which a newcomer must not be clearly worse than.
     pub(super) best: Option<&'a str>,
+    /// Standard errors by which one that is stopped is worse than it.
+    pub(super) doubt: f64,
     /// Whether a degenerate newcomer is left out instead of replaced by a linear merge.
     pub(super) drop: bool,
 }
@@ -71,7 +73,7 @@ impl<'a> Bench<'a> {
         let mut living: Vec<usize> = (0..runners.len()).collect();
         for (round, &items) in rules.rounds.iter().enumerate() {
             self.run_round(cache, &mut runners, &mut living, (round, items), rules.drop)?;
-            self.go_on(cache, &mut runners, &mut living, items, rules.best)?;
+            self.go_on(cache, &mut runners, &mut living, items, rules)?;
         }
         Ok(runners.into_iter().map(Runner::finish).collect())
     }
@@ -83,7 +85,7 @@ impl<'a> Bench<'a> {
         runners: &mut [Runner],
         living: &mut Vec<usize>,
         items: usize,
-        best: Option<&str>,
+        rules: Rules,
     ) -> Result<(), Error> {
         let before = living.clone();
         let worth = |i: usize| {
@@ -94,21 +96,20 @@ impl<'a> Bench<'a> {
         };
         // Stable: of equals the earlier slot goes on.
         living.sort_by(|&a, &b| worth(b).total_cmp(&worth(a)));
-        living.truncate(living.len().div_ceil(2));
+        living.truncate(living.len().div_ceil(KEEP));
         let sample = Sample {
             split: Split::Fitness,
             items,
         };
-        let best = best.and_then(|hash| self.known(cache, hash, sample));
+        let best = rules.best.and_then(|hash| self.known(cache, hash, sample));
         if let Some(best) = best {
             let mean = self.parents_mean(cache, sample)?;
             let size_mb = self.parents.size_mb();
             let its_fitness = fitness(&best, &mean, size_mb);
-            let weight = terms(&best, &mean, size_mb)[0].weight;
             living.retain(|&i| {
                 runners[i].last.as_ref().is_some_and(|own| {
-                    let error = weight * own.measures.paired(&best).1;
-                    own.fitness + DOUBT * error >= its_fitness
+                    let error = doubt(&own.measures, &best, &mean, size_mb);
+                    own.fitness + rules.doubt * error >= its_fitness
                 })
             });
         }

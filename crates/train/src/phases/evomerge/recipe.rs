@@ -17,6 +17,9 @@ pub struct EvomergeRecipe {
     pub budget_items: u64,
     /// Growing sample sizes of the race.
     pub rounds: Vec<usize>,
+    /// Standard errors by which a newcomer must be worse than the best member on the same items to be stopped early.
+    #[serde(default = "half")]
+    pub doubt: f64,
     /// Mutation rate.
     pub mutation: f64,
     /// Cosine distance between task vectors below which a population counts as converging.
@@ -38,6 +41,11 @@ pub struct EvomergeRecipe {
     pub audit: usize,
 }
 
+/// The doubt of recipes that were written before it was a setting.
+fn half() -> f64 {
+    0.5
+}
+
 impl EvomergeRecipe {
     /// The settings of the search.
     pub fn settings(&self, seed: u64) -> Settings {
@@ -47,6 +55,7 @@ impl EvomergeRecipe {
             generations: self.generations,
             budget_items: self.budget_items,
             rounds: self.rounds.clone(),
+            doubt: self.doubt,
             mutation: self.mutation,
             diversity: self.diversity,
             injection_every: self.injection_every,

@@ -33,6 +33,8 @@ pub struct Settings {
     pub budget_items: u64,
     /// Sample sizes of the race's rounds, growing.
     pub rounds: Vec<usize>,
+    /// Standard errors by which a newcomer must be worse than the best member on the same items to be stopped.
+    pub doubt: f64,
     /// Mutation rate; doubled while a population converges.
     pub mutation: f64,
     /// Mean cosine distance below which a population counts as converging.
@@ -51,6 +53,7 @@ impl Default for Settings {
             generations: 50,
             budget_items: 0,
             rounds: vec![16, 64, 256, 1000],
+            doubt: 0.5,
             mutation: 0.01,
             diversity: 0.3,
             injection_every: 10,
@@ -75,6 +78,9 @@ impl Settings {
                 format!("{:?}", self.rounds),
                 "growing sample sizes, at least one",
             );
+        }
+        if !(0.0..=10.0).contains(&self.doubt) {
+            return bad("doubt", self.doubt.to_string(), "standard errors, 0 to 10");
         }
         if !(self.mutation > 0.0 && self.mutation <= 0.25) {
             return bad(

@@ -251,6 +251,7 @@ impl Search {
         let rules = Rules {
             rounds: &self.settings.rounds,
             best: best.as_deref(),
+            doubt: self.settings.doubt,
             drop: self.limits.drop,
         };
         let raced = bench.race(&mut self.cache, newcomers, rules)?;

@@ -70,7 +70,8 @@ struct Bowl {
     target: Weights,
     dead: fn(&Child) -> bool,
     probe: fn(&Child) -> Probe,
-    fails: bool,
+    /// Evaluations after which every further one fails.
+    fails_after: u64,
     ran: AtomicU64,
     /// Weights, split and item of everything scored.
     seen: Mutex<BTreeSet<(String, Split, usize)>>,
@@ -96,7 +97,7 @@ fn bowl(parents: &Parents) -> Bowl {
         target,
         dead: |_| false,
         probe: |_| HEALTHY,
-        fails: false,
+        fails_after: u64::MAX,
         ran: AtomicU64::new(0),
         seen: Mutex::default(),
         twice: AtomicU64::new(0),
@@ -141,7 +142,7 @@ impl Candidate for InBowl<'_> {
     }
 
     fn evaluate(&self, split: Split, items: Range<usize>) -> Result<Measures, EvaluateError> {
-        if self.bowl.fails {
+        if self.bowl.ran.load(Ordering::Relaxed) >= self.bowl.fails_after {
             return Err(EvaluateError::Failed("the disk is gone".into()));
         }
         self.bowl.ran.fetch_add(1, Ordering::Relaxed);

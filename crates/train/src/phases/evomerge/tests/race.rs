@@ -1,6 +1,7 @@
 //! Races, the cache, and what was counted.
 
 use super::*;
+use crate::phases::evomerge::remember::Remembered;
 
 #[test]
 fn who_got_further_in_the_race_ranks_higher_then_the_fitter_then_the_older() {
@@ -30,7 +31,7 @@ fn a_failed_evaluation_leaves_the_state_as_it_was() {
     let mut evaluator = bowl(&parents);
     let mut search = run(settings(), &parents, &evaluator, 2);
     let before = search.clone();
-    evaluator.fails = true;
+    evaluator.fails_after = 0;
     let error = search.next_generation(&parents, &evaluator).unwrap_err();
     assert!(matches!(error, Error::Evaluation(_)));
     assert_eq!(search, before);
@@ -49,10 +50,10 @@ fn no_item_is_scored_twice_for_the_same_weights_and_cache_hits_are_counted() {
     );
     assert_eq!(evaluator.twice.load(Ordering::Relaxed), 0);
     for generation in &search.history[1..] {
-        // Six newcomers race, at most: 6 on 20 items, 3 on 60, 2 on 200. The parents were measured in generation 0.
+        // Six newcomers race, at most: 6 on 20 items, 2 on 60, 1 on 200. The parents were measured in generation 0.
         let asked = generation.work.evaluations + generation.work.cache_hits;
-        assert!((6..=6 + 3 + 2).contains(&asked), "{generation:?}");
-        assert!(generation.work.scored_items <= 6 * 20 + 3 * 40 + 2 * 140);
+        assert!((6..=6 + 2 + 1).contains(&asked), "{generation:?}");
+        assert!(generation.work.scored_items <= 6 * 20 + 2 * 40 + 140);
     }
     let best = search.best().unwrap().clone();
     let contenders = [("best".to_owned(), best.genome.clone())];
@@ -72,6 +73,41 @@ fn no_item_is_scored_twice_for_the_same_weights_and_cache_hits_are_counted() {
         .compare(&parents, &evaluator, &contenders, sample(Split::Selection))
         .unwrap();
     assert_eq!(search.work().evaluations, work.evaluations + 4);
+}
+
+#[test]
+fn a_generation_that_was_killed_begins_again_without_the_evaluations_that_were_finished() {
+    let parents = parents();
+    let plain = bowl(&parents);
+    let straight = run(settings(), &parents, &plain, 2);
+    let all = plain.ran.load(Ordering::Relaxed);
+    let dir = tempfile::tempdir().unwrap();
+    let run = store::Run::create(dir.path(), "test", &serde_json::json!({})).unwrap();
+    let mut evaluator = bowl(&parents);
+    let mut ends = Vec::new();
+    for fails_after in [4, 17, 30, u64::MAX] {
+        evaluator.fails_after = fails_after;
+        let remembered = Remembered {
+            inner: &evaluator,
+            journal: run.journal(),
+        };
+        // Nothing of the search itself was saved.
+        let mut search = Search::new(settings(), &parents).unwrap();
+        let mut next = || {
+            if search.newly_converging().is_some() {
+                search.diversify(Remedy::Inject);
+            }
+            search.next_generation(&parents, &remembered).map(|_| ())
+        };
+        ends.push(next().and_then(|()| next()).is_ok());
+        if fails_after == u64::MAX {
+            assert_eq!(search, straight);
+        }
+    }
+    assert_eq!(ends, [false, false, false, true]);
+    // As if it had never been killed: not one evaluation more.
+    assert_eq!(evaluator.ran.load(Ordering::Relaxed), all);
+    assert_eq!(evaluator.twice.load(Ordering::Relaxed), 0);
 }
 
 #[test]
