@@ -402,7 +402,7 @@ fn by_dataset(cognate: &Value) -> String {
         std::iter::once(set.clone()).chain(cells).collect()
     };
     let rows: Vec<Vec<String>> = sets.keys().map(row).collect();
-    format!("\n{}\n", table::table(&header, &rows))
+    format!("{}\n", table::table(&header, &rows))
 }
 
 /// A line on the training documents that were found and not kept; nothing where all were.
