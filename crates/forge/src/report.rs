@@ -306,6 +306,7 @@ pub(crate) fn summary(run: &Run, report: &Value) -> String {
     out += "\nbits/byte and accuracy (mean over the tasks) are on held-out data; steps are core layers a token.\n";
     out += &by_family(&p["cognate"]);
     out += &by_dataset(&p["cognate"]);
+    out += &search(&p["evomerge"]);
     for alert in report["alerts"].as_array().into_iter().flatten() {
         out += &format!(
             "alert: {} {} (threshold {}) at {} {} step {}: {}\n",
@@ -403,6 +404,34 @@ fn by_dataset(cognate: &Value) -> String {
     };
     let rows: Vec<Vec<String>> = sets.keys().map(row).collect();
     format!("{}\n", table::table(&header, &rows))
+}
+
+/// A line on the search of Phase 2: its work, and how well its races stood in for scoring every candidate in full.
+fn search(e: &Value) -> String {
+    let Some(items) = e["scored_items"].as_u64() else {
+        return String::new();
+    };
+    let percent = |v: &Value| {
+        v.as_f64()
+            .map_or("-".into(), |x| format!("{:.0}%", 100.0 * x))
+    };
+    let mut out = format!(
+        "\nsearch ({}): {} generations, {items} items scored, {} of the evaluations answered by the cache, {} merges rejected",
+        e["search"].as_str().unwrap_or("evolution"),
+        e["generations"],
+        percent(&e["cache_hit_rate"]),
+        e["rejected"]
+    );
+    let racing = &e["racing"];
+    if racing["rank_correlation"].is_number() {
+        out += &format!(
+            "; scoring every candidate in full takes {} times as many items, rank correlation with it {} over {} members",
+            number(&racing["saved"], 1),
+            number(&racing["rank_correlation"], 3),
+            racing["audited"]
+        );
+    }
+    out + "\n"
 }
 
 /// A line on the training documents that were found and not kept; nothing where all were.

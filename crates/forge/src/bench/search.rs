@@ -7,12 +7,12 @@
 use crate::args::Common;
 use crate::fault::usage;
 use crate::{output, recipes, run, runs, table};
-use anyhow::Result;
+use anyhow::{Result, bail};
 use clap::{Args, ValueEnum};
 use serde_json::{Value, json};
 use train::phases::evomerge::{
-    Evaluate, EvomergePhase, EvomergeRecipe, Genome, Judge, Material, Parents, Remedy, Sample,
-    Search, Settings, Space, Split, Strategy, parents_of,
+    self, Evaluate, EvomergePhase, EvomergeRecipe, Genome, Judge, Material, Parents, Remedy,
+    Sample, Search, Settings, Space, Split, Strategy, parents_of,
 };
 use train::{Source, evaluate};
 
@@ -234,7 +234,25 @@ fn swept(ground: &Ground, seed: u64, items: u64) -> Result<Value> {
         .collect();
     let sample = |split, items| Sample { split, items };
     let fitness = sample(Split::Fitness, full);
-    let mut rows = search.compare(ground.parents, ground.judge, &sweep, fitness)?;
+    let mut rows = Vec::new();
+    for one in &sweep {
+        match search.compare(
+            ground.parents,
+            ground.judge,
+            std::slice::from_ref(one),
+            fitness,
+        ) {
+            Ok(row) => rows.extend(row),
+            // A merge that is degenerate is no candidate.
+            Err(evomerge::Error::DeadContender { .. }) => {}
+            Err(fault) => return Err(fault.into()),
+        }
+    }
+    if rows.is_empty() {
+        bail!(
+            "every merge of the sweep is degenerate; `forge report` has the barriers between the parents"
+        );
+    }
     let (scored, candidates) = (search.work().scored_items, search.work().candidates);
     rows.sort_by(|a, b| b.fitness.total_cmp(&a.fitness));
     let finalists = rows.into_iter().take(ground.recipe.finalists.max(1));

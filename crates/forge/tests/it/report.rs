@@ -121,7 +121,9 @@ fn the_report_has_the_fields_that_scripts_rely_on() {
             "seconds",
             "generations",
             "evaluations",
+            "scored_items",
             "cache_hits",
+            "cache_hit_rate",
             "fitness",
         ],
     );
@@ -135,8 +137,11 @@ fn the_report_has_the_fields_that_scripts_rely_on() {
             "combos",
             "diversity",
             "rejected",
+            "search",
+            "rounds",
         ],
     );
+    measured(&e["racing"], "racing", &["saved", "audited"]);
     model(&e["champion"], "champion");
     measured(
         &e["improvement"],
@@ -256,6 +261,7 @@ fn the_report_for_people_ends_in_what_to_type_next() {
         "3 quietstar",
         "4 bitnet",
         "bits/byte",
+        "search (evolution): 1 generations",
         "forge chat whole/bitnet",
     ] {
         assert!(
@@ -280,6 +286,28 @@ fn a_run_reproduces_from_its_recipe_and_seed() {
                 .any(|f| f["file"].as_str().unwrap().contains(part)),
             "{part} was not compared"
         );
+    }
+}
+
+#[test]
+fn searches_are_compared_at_equal_items_on_the_parents_of_a_run() {
+    let args = "bench search whole --seeds 2 --items 60 --audit 4 --json";
+    let args: Vec<&str> = args.split(' ').collect();
+    let result = forge(&undisturbed(1), &args).ended(0).json();
+    let searches = result["searches"].as_array().unwrap();
+    let names: Vec<_> = searches.iter().map(|s| &s["search"]).collect();
+    assert_eq!(names, ["evolution", "cma-es", "random", "arithmetic"]);
+    for search in searches {
+        has(search, "a search", &["rank_correlation", "saved"]);
+        measured(&search["held_out_fitness"], "fitness", &["mean", "stderr"]);
+        measured(&search["nats_difference"], "nats", &["mean", "stderr"]);
+        let seeds = search["seeds"].as_array().unwrap();
+        assert_eq!(seeds.len(), 2);
+        for seed in seeds {
+            let items = seed["scored_items"].as_u64().unwrap();
+            // A generation is done to its end; the sweep takes as many whole lambdas as fit.
+            assert!((50..90).contains(&items), "{seed}");
+        }
     }
 }
 
