@@ -2,8 +2,8 @@
 
 use crate::fault::usage;
 use crate::{
-    bench, datasets, doctor, eval, generate, intervene, merging, plan, report, reproduce, run,
-    runs, single, tokenizer,
+    bench, datasets, doctor, eval, evolving, generate, intervene, merging, plan, report, reproduce,
+    run, runs, single, tokenizer,
 };
 use anyhow::Result;
 use clap::{Args as ClapArgs, Parser, Subcommand};
@@ -91,9 +91,9 @@ pub(crate) enum Command {
     /// Phase 1 alone: an ancestor and three specialists
     #[command(after_help = "Example:\n  forge cognate quick --run mine")]
     Cognate(single::CognateArgs),
-    /// Phase 2 alone: evolve a merge of the specialists of a run
-    #[command(after_help = "Example:\n  forge evomerge --from mine --set evomerge.generations=20")]
-    Evomerge(single::FromArgs),
+    /// Phase 2 alone: evolve a merge of the specialists of a run, or of any three models of one base
+    #[command(after_help = evolving::HELP)]
+    Evomerge(evolving::EvomergeArgs),
     /// Phase 3 alone: teach a model to think
     #[command(
         after_help = "Examples:\n  forge quietstar --from mine\n  forge quietstar --from mine/cognate/reasoning --run thinker"
@@ -155,7 +155,7 @@ impl Command {
             Self::Data(a) => datasets::data(&a, common),
             Self::Tokenizer(a) => tokenizer::tokenizer(&a, common),
             Self::Cognate(a) => single::cognate(a, common),
-            Self::Evomerge(a) => single::later("evomerge", &a, common),
+            Self::Evomerge(a) => evolving::evomerge(&a, common),
             Self::Quietstar(a) => single::later("quietstar", &a, common),
             Self::Bitnet(a) => single::later("bitnet", &a, common),
             Self::Merge(a) => merging::merge(&a, common),

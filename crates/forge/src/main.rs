@@ -9,6 +9,7 @@ mod bench;
 mod datasets;
 mod doctor;
 mod eval;
+mod evolving;
 mod fault;
 mod generate;
 mod hub;

@@ -30,6 +30,12 @@ pub(crate) struct FromArgs {
     run: Option<String>,
 }
 
+impl FromArgs {
+    pub(crate) fn new(from: String, run: Option<String>) -> Self {
+        Self { from, run }
+    }
+}
+
 pub(crate) fn cognate(args: CognateArgs, common: &Common) -> Result<u8> {
     let mut args = args.run;
     if args.until.is_some() {

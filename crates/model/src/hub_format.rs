@@ -79,6 +79,14 @@ pub enum LoadError {
         /// Its type.
         found: String,
     },
+    /// A file or folder that cannot be written.
+    #[error("`{}` cannot be written: {source}; free some space or choose another folder", path.display())]
+    Write {
+        /// The file or folder.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
     /// A tensor that the model has no place for.
     #[error("`{}`: tensor `{tensor}` has no place in a Llama of this config; only plain Llama models are read", path.display())]
     Unknown {
@@ -371,4 +379,97 @@ fn read_config(path: &Path) -> Result<LlamaConfig, LoadError> {
             one => token(one).into_iter().collect(),
         },
     })
+}
+
+/// Files that a model goes on with beside its weights and configuration.
+const COMPANIONS: [&str; 10] = [
+    "generation_config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "tokenizer.model",
+    "merges.txt",
+    "vocab.json",
+    "chat_template.jinja",
+    "chat_template.json",
+];
+
+/// Writes a model made from the one in the folder `like` as a folder that other programs read: weights in one file and of
+/// the type of the original's, the original's configuration with the model's number of layers, its tokenizer beside it.
+/// The folder is written beside its place and renamed into it, so it is there whole or not at all.
+///
+/// # Errors
+/// The original cannot be read, or the disk refuses.
+pub fn save(folder: &Path, model: &Llama, like: &Path) -> Result<(), LoadError> {
+    let refused = |path: &Path| {
+        let path = path.to_path_buf();
+        move |source| LoadError::Write { path, source }
+    };
+    let parent = match folder.parent() {
+        Some(parent) if parent != Path::new("") => parent,
+        _ => Path::new("."),
+    };
+    let name = folder.file_name().unwrap_or_default().to_string_lossy();
+    let beside = parent.join(format!(".writing-{name}"));
+    if beside.exists() {
+        std::fs::remove_dir_all(&beside).map_err(refused(&beside))?;
+    }
+    std::fs::create_dir_all(&beside).map_err(refused(&beside))?;
+    let mut config = parse(&like.join("config.json"))?;
+    config["num_hidden_layers"] = model.config.layers.into();
+    let dtype = dtype_of(like)?;
+    let parts: Vec<(String, Vec<usize>, Vec<u8>)> = model
+        .params
+        .iter()
+        .map(|(n, t)| (n.to_string(), t.dims().to_vec(), encode(&t.to_vec(), dtype)))
+        .collect();
+    let views = parts.iter().map(|(name, dims, bytes)| {
+        let view = TensorView::new(dtype, dims.clone(), bytes);
+        (name, view.expect("bytes of these dimensions"))
+    });
+    let metadata = std::collections::HashMap::from([("format".to_string(), "pt".to_string())]);
+    let weights = safetensors::serialize(views, Some(metadata)).expect("views of whole tensors");
+    let mut files = vec![
+        ("model.safetensors", weights),
+        ("config.json", format!("{config:#}\n").into_bytes()),
+    ];
+    for name in COMPANIONS {
+        let path = like.join(name);
+        if path.is_file() {
+            files.push((name, read(&path)?));
+        }
+    }
+    for (name, bytes) in files {
+        let path = beside.join(name);
+        let written = std::fs::File::create(&path).and_then(|mut file| {
+            std::io::Write::write_all(&mut file, &bytes)?;
+            file.sync_all()
+        });
+        written.map_err(refused(&path))?;
+    }
+    std::fs::rename(&beside, folder).map_err(refused(folder))
+}
+
+/// The type of the weights in a folder: that of the first tensor.
+fn dtype_of(folder: &Path) -> Result<Dtype, LoadError> {
+    let files = weight_files(folder)?;
+    let first = files.first().map(|path| read(path)).transpose()?;
+    let header = first
+        .as_deref()
+        .and_then(|b| SafeTensors::read_metadata(b).ok());
+    let found =
+        header.and_then(|(_, m)| m.offset_keys().first().map(|k| m.info(k).map(|i| i.dtype)));
+    Ok(found.flatten().unwrap_or(Dtype::F32))
+}
+
+/// Values as bytes of a type: the inverse of [`to_f32`].
+fn encode(values: &[f32], dtype: Dtype) -> Vec<u8> {
+    let half =
+        |bits: &dyn Fn(f32) -> u16| values.iter().flat_map(|&x| bits(x).to_le_bytes()).collect();
+    match dtype {
+        Dtype::F16 => half(&|x| half::f16::from_f32(x).to_bits()),
+        Dtype::BF16 => half(&|x| half::bf16::from_f32(x).to_bits()),
+        _ => values.iter().flat_map(|x| x.to_le_bytes()).collect(),
+    }
 }

@@ -55,6 +55,12 @@ pub struct Llama {
     pub params: Params,
 }
 
+/// The block of a tensor by its name; None for those outside of the blocks.
+pub fn block_of(name: &str) -> Option<usize> {
+    let rest = name.strip_prefix("model.layers.")?;
+    rest.split_once('.')?.0.parse().ok()
+}
+
 const EMBEDDING: &str = "model.embed_tokens.weight";
 const HEAD: &str = "lm_head.weight";
 

@@ -6,6 +6,7 @@ mod bad_data;
 mod commands;
 mod damage;
 mod eval;
+mod evolving;
 mod fetch;
 mod interrupt;
 mod kill;

@@ -46,6 +46,7 @@ impl Spelling for Vocabulary {
 }
 
 /// A model with all that an evaluation must know of how it reads.
+#[derive(Clone)]
 pub struct Subject<'a> {
     /// The model.
     pub model: &'a dyn LanguageModel,

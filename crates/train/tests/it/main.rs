@@ -5,6 +5,7 @@ mod bitnet;
 mod core;
 mod detectors;
 mod evaluate;
+mod llama_children;
 mod micro_batch;
 mod ngram;
 mod out_of_memory;

@@ -17,9 +17,9 @@ use tensor::{Tape, Tensor};
 const PROBE_ROWS: usize = 320;
 const PROBE_PIECE: usize = 128;
 /// Texts of one forward pass.
-const TOGETHER: usize = 16;
+pub(super) const TOGETHER: usize = 16;
 /// Texts to one choice item.
-const TEXTS_TO_ITEM: usize = 3;
+pub(super) const TEXTS_TO_ITEM: usize = 3;
 
 /// What models are measured on, ready to be used again and again.
 pub struct Material {
@@ -122,7 +122,7 @@ impl Questions {
 }
 
 /// Entropy in nats of how often each token occurs.
-fn entropy<'a>(tokens: impl Iterator<Item = &'a u32>) -> f64 {
+pub(super) fn entropy<'a>(tokens: impl Iterator<Item = &'a u32>) -> f64 {
     let mut counts = BTreeMap::<u32, f64>::new();
     tokens.for_each(|t| *counts.entry(*t).or_default() += 1.0);
     let total: f64 = counts.values().sum();
@@ -131,7 +131,7 @@ fn entropy<'a>(tokens: impl Iterator<Item = &'a u32>) -> f64 {
 }
 
 /// Round-robin over groups, keeping the order within each.
-fn in_turn<T>(list: Vec<T>, key: impl Fn(&T) -> String) -> Vec<T> {
+pub(super) fn in_turn<T>(list: Vec<T>, key: impl Fn(&T) -> String) -> Vec<T> {
     let mut groups: BTreeMap<String, VecDeque<T>> = BTreeMap::new();
     for x in list {
         groups.entry(key(&x)).or_default().push_back(x);

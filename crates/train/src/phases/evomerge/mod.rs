@@ -6,8 +6,8 @@
 //! CMA-ES, `limits` for what is closed to it), `diversity` compares members, `budget` foresees the work,
 //! and `search` runs generations over a serializable state that `records` describes. How a child is
 //! measured is behind the `Evaluate` trait, so the search knows no model, tokenizer or file and is
-//! tested on a synthetic bowl; `judge` measures Cognate models, `remember` writes evaluations down,
-//! `phase` and `watch` tie it to a run.
+//! tested on a synthetic bowl; `judge` measures Cognate models, `llama` those from elsewhere, `remember`
+//! writes evaluations down, `phase` and `watch` tie it to a run.
 //!
 //! A population is genomes, never weights: newcomers are decoded once, when they are measured, and
 //! dropped when their race is over, so memory holds the children of one race. Everything random is counted on (run
@@ -23,6 +23,7 @@ mod fitness;
 mod genome;
 mod judge;
 mod limits;
+mod llama;
 mod measure;
 mod phase;
 mod propose;
@@ -43,6 +44,7 @@ pub use fitness::{Accuracy, Measures, Term, doubt, fitness, front, terms};
 pub use genome::{Genome, Source, Space, combination_name};
 pub use judge::{Judge, Material};
 pub use limits::Limits;
+pub use llama::{LlamaJudge, LlamaMaterial, llama_of, llama_parents};
 pub use measure::{Cache, Candidate, Counts, Evaluate, EvaluateError, Probe, Sample, Split};
 pub use phase::{EvomergePhase, parents_of};
 pub use race::Rejected;
