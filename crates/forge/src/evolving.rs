@@ -19,7 +19,7 @@ use std::path::{Path, PathBuf};
 use train::Recipe;
 use train::evaluate::Subject;
 use train::phases::evomerge::{
-    Contender, Genome, LlamaJudge, LlamaMaterial, Parents, Remedy, Sample, Search, Settings, Space,
+    Contender, Genome, LlamaJudge, Material, Parents, Remedy, Sample, Search, Settings, Space,
     Split, combination_name, decode, llama_of, llama_parents,
 };
 
@@ -185,7 +185,7 @@ fn sibling(name: &str, base: &Loaded, common: &Common) -> Result<Llama> {
 }
 
 /// The texts and items that models are measured on.
-fn material(args: &EvomergeArgs, reader: &Subject, recipe: &Recipe) -> Result<LlamaMaterial> {
+fn material(args: &EvomergeArgs, reader: &Subject, recipe: &Recipe) -> Result<Material> {
     let sequence = reader.longest.map_or(recipe.evomerge.sequence, |most| {
         most.min(recipe.evomerge.sequence)
     });
@@ -199,8 +199,13 @@ fn material(args: &EvomergeArgs, reader: &Subject, recipe: &Recipe) -> Result<Ll
     for path in &args.text {
         documents.extend(pieces(path, sequence)?);
     }
-    let material = LlamaMaterial::new(reader, &documents, &items, sequence);
-    let fewest = [Split::Fitness, Split::Selection, Split::HeldOut].map(|s| material.sizes(s).0);
+    let material = Material::read(
+        (reader.spelling, reader.start),
+        &documents,
+        &items,
+        sequence,
+    );
+    let fewest = [Split::Fitness, Split::Selection, Split::HeldOut].map(|s| material.texts(s));
     if fewest.into_iter().min() < Some(8) {
         return usage(format!(
             "too little text to measure on: {fewest:?} pieces for steering, choosing and the report, at least 8 of each are needed; give a longer --text FILE or --task wikitext"

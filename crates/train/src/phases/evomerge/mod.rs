@@ -6,7 +6,7 @@
 //! CMA-ES, `limits` for what is closed to it), `diversity` compares members, `budget` foresees the work,
 //! and `search` runs generations over a serializable state that `records` describes. How a child is
 //! measured is behind the `Evaluate` trait, so the search knows no model, tokenizer or file and is
-//! tested on a synthetic bowl; `judge` measures Cognate models, `llama` those from elsewhere, `remember`
+//! tested on a synthetic bowl; on `material`, `judge` measures Cognate models, `llama` those from elsewhere; `remember`
 //! writes evaluations down, `phase` and `watch` tie it to a run.
 //!
 //! A population is genomes, never weights: newcomers are decoded once, when they are measured, and
@@ -24,6 +24,7 @@ mod genome;
 mod judge;
 mod limits;
 mod llama;
+mod material;
 mod measure;
 mod phase;
 mod propose;
@@ -42,9 +43,10 @@ pub use combine::{Child, Parents, Weights, decode, decode_tensor, degenerate};
 pub use diversity::{apart, distances, mean_distance};
 pub use fitness::{Accuracy, Measures, Term, doubt, fitness, front, terms};
 pub use genome::{Genome, Source, Space, combination_name};
-pub use judge::{Judge, Material};
+pub use judge::Judge;
 pub use limits::Limits;
-pub use llama::{LlamaJudge, LlamaMaterial, llama_of, llama_parents};
+pub use llama::{LlamaJudge, llama_of, llama_parents};
+pub use material::Material;
 pub use measure::{Cache, Candidate, Counts, Evaluate, EvaluateError, Probe, Sample, Split};
 pub use phase::{EvomergePhase, parents_of};
 pub use race::Rejected;
