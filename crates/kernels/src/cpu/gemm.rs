@@ -135,8 +135,8 @@ pub fn gemm(
 /// Elements of bf16 weights that are widened to fp32 at once.
 const MOST_WIDENED: usize = 1 << 19;
 
-/// C [m, n] = A Bᵀ, contiguous: A [m, k] fp32, B [n, k] bf16, sums in fp32. Few rows read B as it is; for more it
-/// is widened, a block at a time.
+/// C [m, n] = A Bᵀ, contiguous: A [m, k] fp32, B [n, k] bf16, sums in fp32. Few rows read B as it is, where the CPU
+/// multiplies bf16 and that precision is in use with A rounded; for more B is widened, a block at a time.
 pub fn gemm_bf16(m: usize, n: usize, k: usize, a: &[f32], b: &[u16], c: &mut [f32]) {
     assert!(
         a.len() == m * k && b.len() == n * k && c.len() == m * n,
@@ -163,8 +163,17 @@ pub fn gemm_bf16(m: usize, n: usize, k: usize, a: &[f32], b: &[u16], c: &mut [f3
             upper: false,
         };
         let parallel = m * n * k >= PARALLEL_FROM;
-        // SAFETY: the assertion above bounds every element; C is exclusively borrowed.
-        return unsafe { few::run(shape, a.as_ptr(), b.as_ptr(), Shared::new(c), parallel) };
+        let (a, b, c) = (a.as_ptr(), b.as_ptr(), Shared::new(c));
+        #[cfg(target_arch = "x86_64")]
+        if precision::in_use() == Precision::Bf16
+            && mixed::streamed::suits(&shape)
+            && let Some(unit) = mixed::unit(isa::detect())
+        {
+            // SAFETY: the assertion above bounds every element; C is exclusively borrowed; the CPU has the path in use.
+            return unsafe { mixed::streamed::run_on(unit, shape, a, b, c, parallel) };
+        }
+        // SAFETY: as above.
+        return unsafe { few::run(shape, a, b, c, parallel) };
     }
     let rows = (MOST_WIDENED / k).max(1);
     scratch::with(rows.min(n) * k, |wide| {

@@ -10,6 +10,8 @@ pub(in crate::cpu) mod pack;
 #[cfg(target_arch = "x86_64")]
 pub(in crate::cpu) mod panels;
 #[cfg(target_arch = "x86_64")]
+pub(in crate::cpu::gemm) mod streamed;
+#[cfg(target_arch = "x86_64")]
 pub(in crate::cpu) mod tile;
 #[cfg(target_arch = "x86_64")]
 pub(in crate::cpu) mod vector;

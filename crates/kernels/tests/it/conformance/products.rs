@@ -207,6 +207,13 @@ fn narrow(t: &mut Trial) {
         [48, 97, 300],
         [49, 97, 300],
         [130, 257, 33],
+        // In whole steps, from as few rows on as tiles pay for.
+        [4, 64, 64],
+        [5, 32, 32],
+        [16, 97, 128],
+        [17, 4097, 96],
+        [31, 33, 4096],
+        [48, 160, 544],
     ];
     for [m, n, k] in shapes {
         let (a, b) = (normals(m * k, 1.0, "a"), normals(n * k, 1.0, "b"));

@@ -5,6 +5,7 @@
 
 use super::pack::{Form, Source, pack, transposed};
 use super::tile::{BLOCK, Begun, Block, SIDE};
+use super::vector::lowest;
 use crate::cpu::scratch::{self, Scratch};
 use std::arch::x86_64::*;
 use std::ops::Range;
@@ -103,14 +104,8 @@ pub(in crate::cpu) fn block(
     add: bool,
 ) -> Block {
     Block {
-        high: 2,
-        wide: 2,
-        steps,
-        a,
-        b,
         add,
-        c,
-        rsc,
+        ..Block::packed([2, 2, steps], a, b, c, rsc)
     }
 }
 
@@ -123,11 +118,8 @@ pub(in crate::cpu) unsafe fn strip(begun: &Begun, first: Block, panel: usize, co
     for i in 0..columns / BLOCK {
         // SAFETY: promised by the caller.
         unsafe {
-            begun.kernel()(&Block {
-                b: first.b.add(i * panel),
-                c: first.c.add(i * BLOCK),
-                ..first
-            });
+            let (b, c) = (first.b.add(i * panel), first.c.add(i * BLOCK));
+            begun.kernel()(&block(first.steps, first.a, b, c, first.rsc, first.add));
         }
     }
 }
@@ -135,7 +127,7 @@ pub(in crate::cpu) unsafe fn strip(begun: &Begun, first: Block, panel: usize, co
 /// Writes X `[width, columns]`, each column times its factor (1 without), as rows of the output.
 ///
 /// # Safety
-/// X is there, a factor for each column, and the rows of the output belong to this task; the CPU has AVX-512.
+/// X is there in whole tiles, a factor for each column, and the rows of the output belong to this task; the CPU has AVX-512.
 #[target_feature(enable = "avx512f")]
 pub(in crate::cpu) unsafe fn upright(
     x: *const f32,
@@ -159,9 +151,10 @@ pub(in crate::cpu) unsafe fn upright(
                     let x = _mm512_loadu_ps(x.add((line + i) * columns + column));
                     *block = _mm512_castps_si512(_mm512_mul_ps(x, times));
                 }
-                let block = transposed(block);
+                let (block, some) = (transposed(block), lowest(width - line));
                 for (i, row) in block.into_iter().enumerate().take(rows - column) {
-                    _mm512_storeu_si512(to.add((column + i) * apart + line).cast(), row);
+                    let to = to.add((column + i) * apart + line).cast();
+                    _mm512_mask_storeu_epi32(to, some, row);
                 }
             }
         }

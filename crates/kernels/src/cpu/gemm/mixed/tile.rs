@@ -28,8 +28,10 @@ pub(in crate::cpu) struct Block {
     pub(in crate::cpu) wide: usize,
     /// How many times 32 steps of k.
     pub(in crate::cpu) steps: usize,
-    /// `high` tiles for each of `steps`.
+    /// `high` tiles for each of `steps`: rows `a_row` elements apart, steps `a_step`.
     pub(in crate::cpu) a: *const u16,
+    pub(in crate::cpu) a_row: usize,
+    pub(in crate::cpu) a_step: usize,
     /// `wide` tiles for each of `steps`.
     pub(in crate::cpu) b: *const u16,
     /// Whether it is added to what is there.
@@ -37,6 +39,33 @@ pub(in crate::cpu) struct Block {
     pub(in crate::cpu) c: *mut f32,
     /// Elements between two rows of C.
     pub(in crate::cpu) rsc: usize,
+    /// What is brought near meanwhile, 2 KiB for each of `steps`.
+    pub(in crate::cpu) next: *const u8,
+}
+
+impl Block {
+    /// Operands as [`super::pack`] leaves them, in place of the old C; the panels of B after this one come near.
+    pub(in crate::cpu) fn packed(
+        [high, wide, steps]: [usize; 3],
+        a: *const u16,
+        b: *const u16,
+        c: *mut f32,
+        rsc: usize,
+    ) -> Block {
+        Block {
+            high,
+            wide,
+            steps,
+            a,
+            a_row: STEPS,
+            a_step: high * TILE,
+            b,
+            add: false,
+            c,
+            rsc,
+            next: b.cast::<u8>().wrapping_add(8192),
+        }
+    }
 }
 
 /// Computes a block.
@@ -100,16 +129,9 @@ impl Unit {
         unsafe {
             let begun = self.begin();
             if self == Unit::Pairs {
-                let (high, wide, steps, add, rsc) = (2, 2, 1, true, BLOCK);
                 let block = Block {
-                    high,
-                    wide,
-                    steps,
-                    a,
-                    b,
-                    add,
-                    c,
-                    rsc,
+                    add: true,
+                    ..Block::packed([2, 2, 1], a, b, c, BLOCK)
                 };
                 return (0..times).for_each(|_| begun.kernel()(&block));
             }
@@ -158,25 +180,30 @@ impl Drop for Begun {
 
 /// A kernel of some tiles: the instructions that clear or load C, those of a step, and those that store C.
 macro_rules! amx {
-    ($name:ident, $a:literal, $b:literal, [$($clear:literal)*], [$($load:literal)*], [$($step:literal)*],
+    ($name:ident, $b:literal, [$($clear:literal)*], [$($load:literal)*], [$($step:literal)*],
      [$($store:literal)*]) => {
         /// # Safety
         /// As [`Kernel`].
         unsafe fn $name(block: &Block) {
-            let Block { steps, a, b, add, c, rsc, .. } = *block;
+            let Block { steps, a, a_row, a_step, b, add, c, rsc, next, .. } = *block;
             macro_rules! with {
                 ($first:expr) => {
                     asm!(
                         $first,
                         "2:",
                         $($step,)*
-                        concat!("add {a}, ", $a),
+                        "add {a0}, {a_step}",
+                        "add {a1}, {a_step}",
                         concat!("add {b}, ", $b),
                         "dec {steps}",
                         "jnz 2b",
                         $($store,)*
-                        a = inout(reg) a => _,
+                        a0 = inout(reg) a => _,
+                        a1 = inout(reg) a.wrapping_add(SIDE * a_row) => _,
+                        a_row = in(reg) 2 * a_row,
+                        a_step = in(reg) 2 * a_step,
                         b = inout(reg) b => _,
+                        next = inout(reg) next => _,
                         steps = inout(reg) steps => _,
                         line = in(reg) 64usize,
                         c0 = in(reg) c,
@@ -200,50 +227,61 @@ macro_rules! amx {
     };
 }
 
-amx!(amx_2x2, "2048", "2048",
+amx!(amx_2x2, "2048",
     ["tilezero tmm0" "tilezero tmm1" "tilezero tmm2" "tilezero tmm3"],
     ["tileloadd tmm0, [{c0} + {rsc}*1]" "tileloadd tmm1, [{c0} + {rsc}*1 + 64]"
      "tileloadd tmm2, [{c1} + {rsc}*1]" "tileloadd tmm3, [{c1} + {rsc}*1 + 64]"],
     ["tileloadd tmm6, [{b} + {line}*1]"
-     "tileloadd tmm4, [{a} + {line}*1]"
-     // The next panels' steps come from the second-level cache.
-     "prefetcht0 [{b} + 8192]" "prefetcht0 [{b} + 8256]" "prefetcht0 [{b} + 8320]" "prefetcht0 [{b} + 8384]"
-     "prefetcht0 [{b} + 8448]" "prefetcht0 [{b} + 8512]" "prefetcht0 [{b} + 8576]" "prefetcht0 [{b} + 8640]"
+     "tileloadd tmm4, [{a0} + {a_row}*1]"
+     // What the next block reads comes from further away.
+     "prefetcht0 [{next}]" "prefetcht0 [{next} + 64]" "prefetcht0 [{next} + 128]" "prefetcht0 [{next} + 192]"
+     "prefetcht0 [{next} + 256]" "prefetcht0 [{next} + 320]" "prefetcht0 [{next} + 384]" "prefetcht0 [{next} + 448]"
      "tdpbf16ps tmm0, tmm4, tmm6"
      "tileloadd tmm7, [{b} + {line}*1 + 1024]"
-     "prefetcht0 [{b} + 8704]" "prefetcht0 [{b} + 8768]" "prefetcht0 [{b} + 8832]" "prefetcht0 [{b} + 8896]"
-     "prefetcht0 [{b} + 8960]" "prefetcht0 [{b} + 9024]" "prefetcht0 [{b} + 9088]" "prefetcht0 [{b} + 9152]"
+     "prefetcht0 [{next} + 512]" "prefetcht0 [{next} + 576]" "prefetcht0 [{next} + 640]" "prefetcht0 [{next} + 704]"
+     "prefetcht0 [{next} + 768]" "prefetcht0 [{next} + 832]" "prefetcht0 [{next} + 896]" "prefetcht0 [{next} + 960]"
      "tdpbf16ps tmm1, tmm4, tmm7"
-     "tileloadd tmm5, [{a} + {line}*1 + 1024]"
-     "prefetcht0 [{b} + 9216]" "prefetcht0 [{b} + 9280]" "prefetcht0 [{b} + 9344]" "prefetcht0 [{b} + 9408]"
-     "prefetcht0 [{b} + 9472]" "prefetcht0 [{b} + 9536]" "prefetcht0 [{b} + 9600]" "prefetcht0 [{b} + 9664]"
+     "tileloadd tmm5, [{a1} + {a_row}*1]"
+     "prefetcht0 [{next} + 1024]" "prefetcht0 [{next} + 1088]" "prefetcht0 [{next} + 1152]" "prefetcht0 [{next} + 1216]"
+     "prefetcht0 [{next} + 1280]" "prefetcht0 [{next} + 1344]" "prefetcht0 [{next} + 1408]" "prefetcht0 [{next} + 1472]"
      "tdpbf16ps tmm2, tmm5, tmm6"
-     "prefetcht0 [{b} + 9728]" "prefetcht0 [{b} + 9792]" "prefetcht0 [{b} + 9856]" "prefetcht0 [{b} + 9920]"
-     "prefetcht0 [{b} + 9984]" "prefetcht0 [{b} + 10048]" "prefetcht0 [{b} + 10112]" "prefetcht0 [{b} + 10176]"
+     "prefetcht0 [{next} + 1536]" "prefetcht0 [{next} + 1600]" "prefetcht0 [{next} + 1664]" "prefetcht0 [{next} + 1728]"
+     "prefetcht0 [{next} + 1792]" "prefetcht0 [{next} + 1856]" "prefetcht0 [{next} + 1920]" "prefetcht0 [{next} + 1984]"
+     "add {next}, 2048"
      "tdpbf16ps tmm3, tmm5, tmm7"],
     ["tilestored [{c0} + {rsc}*1], tmm0" "tilestored [{c0} + {rsc}*1 + 64], tmm1"
      "tilestored [{c1} + {rsc}*1], tmm2" "tilestored [{c1} + {rsc}*1 + 64], tmm3"]);
 
-amx!(amx_2x1, "2048", "1024",
+amx!(amx_2x1, "1024",
     ["tilezero tmm0" "tilezero tmm2"],
     ["tileloadd tmm0, [{c0} + {rsc}*1]" "tileloadd tmm2, [{c1} + {rsc}*1]"],
-    ["tileloadd tmm6, [{b} + {line}*1]" "tileloadd tmm4, [{a} + {line}*1]" "tdpbf16ps tmm0, tmm4, tmm6"
-     "tileloadd tmm5, [{a} + {line}*1 + 1024]" "tdpbf16ps tmm2, tmm5, tmm6"],
+    ["tileloadd tmm6, [{b} + {line}*1]" "tileloadd tmm4, [{a0} + {a_row}*1]"
+     "prefetcht0 [{next}]" "prefetcht0 [{next} + 64]" "prefetcht0 [{next} + 128]" "prefetcht0 [{next} + 192]"
+     "prefetcht0 [{next} + 256]" "prefetcht0 [{next} + 320]" "prefetcht0 [{next} + 384]" "prefetcht0 [{next} + 448]"
+     "prefetcht0 [{next} + 512]" "prefetcht0 [{next} + 576]" "prefetcht0 [{next} + 640]" "prefetcht0 [{next} + 704]"
+     "prefetcht0 [{next} + 768]" "prefetcht0 [{next} + 832]" "prefetcht0 [{next} + 896]" "prefetcht0 [{next} + 960]"
+     "tdpbf16ps tmm0, tmm4, tmm6" "tileloadd tmm5, [{a1} + {a_row}*1]"
+     "prefetcht0 [{next} + 1024]" "prefetcht0 [{next} + 1088]" "prefetcht0 [{next} + 1152]" "prefetcht0 [{next} + 1216]"
+     "prefetcht0 [{next} + 1280]" "prefetcht0 [{next} + 1344]" "prefetcht0 [{next} + 1408]" "prefetcht0 [{next} + 1472]"
+     "prefetcht0 [{next} + 1536]" "prefetcht0 [{next} + 1600]" "prefetcht0 [{next} + 1664]" "prefetcht0 [{next} + 1728]"
+     "prefetcht0 [{next} + 1792]" "prefetcht0 [{next} + 1856]" "prefetcht0 [{next} + 1920]" "prefetcht0 [{next} + 1984]"
+     "add {next}, 2048"
+     "tdpbf16ps tmm2, tmm5, tmm6"],
     ["tilestored [{c0} + {rsc}*1], tmm0" "tilestored [{c1} + {rsc}*1], tmm2"]);
 
-amx!(amx_1x2, "1024", "2048",
+amx!(amx_1x2, "2048",
     ["tilezero tmm0" "tilezero tmm1"],
     ["tileloadd tmm0, [{c0} + {rsc}*1]" "tileloadd tmm1, [{c0} + {rsc}*1 + 64]"],
-    ["tileloadd tmm6, [{b} + {line}*1]" "tileloadd tmm4, [{a} + {line}*1]" "tdpbf16ps tmm0, tmm4, tmm6"
+    ["tileloadd tmm6, [{b} + {line}*1]" "tileloadd tmm4, [{a0} + {a_row}*1]" "tdpbf16ps tmm0, tmm4, tmm6"
      "tileloadd tmm7, [{b} + {line}*1 + 1024]" "tdpbf16ps tmm1, tmm4, tmm7"],
     ["tilestored [{c0} + {rsc}*1], tmm0" "tilestored [{c0} + {rsc}*1 + 64], tmm1"
-     "/* {c1} */"]);
+     "/* {c1} {next} */"]);
 
-amx!(amx_1x1, "1024", "1024",
+amx!(amx_1x1, "1024",
     ["tilezero tmm0"],
     ["tileloadd tmm0, [{c0} + {rsc}*1]"],
-    ["tileloadd tmm6, [{b} + {line}*1]" "tileloadd tmm4, [{a} + {line}*1]" "tdpbf16ps tmm0, tmm4, tmm6"],
-    ["tilestored [{c0} + {rsc}*1], tmm0" "/* {c1} */"]);
+    ["tileloadd tmm6, [{b} + {line}*1]" "tileloadd tmm4, [{a0} + {a_row}*1]" "tdpbf16ps tmm0, tmm4, tmm6"],
+    ["tilestored [{c0} + {rsc}*1], tmm0" "/* {c1} {next} */"]);
 
 /// # Safety
 /// As [`Kernel`].
@@ -276,10 +314,13 @@ unsafe fn pairs(block: &Block) {
         wide,
         steps,
         a,
+        a_row,
+        a_step,
         b,
         add,
         c,
         rsc,
+        ..
     } = *block;
     for (i, j) in (0..high).flat_map(|i| (0..wide).map(move |j| (i, j))) {
         let mut sum = [_mm512_setzero_ps(); SIDE];
@@ -292,13 +333,14 @@ unsafe fn pairs(block: &Block) {
                 }
             }
             for step in 0..steps {
-                let a = a.add((step * high + i) * TILE).cast::<i32>();
+                let a = a.add(step * a_step + i * SIDE * a_row);
                 let b = b.add((step * wide + j) * TILE);
                 for pair in 0..STEPS / 2 {
                     let b = _mm512_loadu_si512(b.add(pair * 2 * SIDE).cast());
                     let b: __m512bh = std::mem::transmute(b);
                     for (row, s) in sum.iter_mut().enumerate() {
-                        let x = _mm512_set1_epi32(*a.add(row * STEPS / 2 + pair));
+                        let x = a.add(row * a_row + 2 * pair).cast::<i32>();
+                        let x = _mm512_set1_epi32(x.read_unaligned());
                         *s = _mm512_dpbf16_ps(*s, std::mem::transmute::<__m512i, __m512bh>(x), b);
                     }
                 }

@@ -263,15 +263,12 @@ impl Sum {
                 // SAFETY: promised by the caller; whole tiles lie in C, others are computed aside.
                 unsafe {
                     let c = c.add(row * rsc + column);
+                    let tiles = [high.div_ceil(SIDE), wide.div_ceil(SIDE), deep];
+                    let a = a.add(row * deep * STEPS);
+                    let b = b.add(column * deep * STEPS);
                     let mut block = Block {
-                        high: high.div_ceil(SIDE),
-                        wide: wide.div_ceil(SIDE),
-                        steps: deep,
-                        a: a.add(row * deep * STEPS),
-                        b: b.add(column * deep * STEPS),
                         add: beta == 1.0,
-                        c,
-                        rsc,
+                        ..Block::packed(tiles, a, b, c, rsc)
                     };
                     let whole = high.is_multiple_of(SIDE) && wide.is_multiple_of(SIDE);
                     if whole && self.alpha == 1.0 && (beta == 0.0 || beta == 1.0) {
