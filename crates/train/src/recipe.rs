@@ -102,6 +102,8 @@ pub struct DataRecipe {
     pub items_per_set: usize,
     /// Most held-out texts of one data set and split.
     pub texts_per_set: usize,
+    /// Bytes of a held-out text that are scored, from its beginning.
+    pub text_bytes: usize,
     /// Most worked solutions of one data set, for Phase 3.
     pub worked_per_set: usize,
     /// Bytes of text that the tokenizer is trained on.
@@ -235,6 +237,13 @@ impl Recipe {
                 "data.sets",
                 "an empty list".into(),
                 "name at least one data set, or give a folder with --data",
+            );
+        }
+        if self.data.text_bytes == 0 {
+            return fail(
+                "data.text_bytes",
+                "0".into(),
+                "at least 1: bytes of a held-out text that are scored",
             );
         }
         let dedup = self.data.dedup;

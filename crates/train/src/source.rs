@@ -247,7 +247,7 @@ impl Source {
                     .iter()
                     .filter(|t| t.evaluation_split() == split)
                     .take(recipe.texts_per_set)
-                    .cloned(),
+                    .map(|t| beginning(t, recipe.text_bytes)),
             );
         }
         frozen.summary.push(Used {
@@ -316,6 +316,15 @@ impl Source {
             .iter()
             .map(|s| (s.dataset(), s.family(), s.tokens_total()))
             .collect()
+    }
+}
+
+/// A text's beginning, of `most` bytes at most.
+fn beginning(text: &Document, most: usize) -> Document {
+    let end = text.text.floor_char_boundary(most);
+    Document {
+        text: text.text[..end].to_owned(),
+        ..text.clone()
     }
 }
 

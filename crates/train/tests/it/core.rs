@@ -371,3 +371,16 @@ fn the_seed_decides_every_bit_of_a_trajectory() {
         embedding_after_four_steps(43)
     );
 }
+
+#[test]
+fn of_a_held_out_text_only_the_beginning_is_scored_whole_characters_of_it() {
+    let whole = World::new().source.texts;
+    let mut recipe = recipe();
+    recipe.data.text_bytes = 33;
+    let cut = World::of(recipe).source.texts;
+    assert_eq!(whole.len(), cut.len());
+    assert!(whole.iter().any(|t| t.text.len() > 33));
+    for (whole, cut) in whole.iter().zip(&cut) {
+        assert_eq!(cut.text, whole.text[..whole.text.floor_char_boundary(33)]);
+    }
+}
