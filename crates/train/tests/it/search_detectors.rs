@@ -144,7 +144,7 @@ fn a_population_that_converges_is_told_mended_and_ends_in_the_same_bits_after_an
     for hop in [false, true] {
         let trial = trial(|r| {
             r.evomerge.generations = 4;
-            (r.evomerge.diversity, r.evomerge.injection_every) = (2.0, 2);
+            (r.evomerge.diversity, r.evomerge.injection_every) = (10.0, 2);
         });
         let mut report = trial.finish(hop).unwrap();
         let told = named("premature-convergence", "inject");
@@ -155,7 +155,7 @@ fn a_population_that_converges_is_told_mended_and_ends_in_the_same_bits_after_an
     }
     assert_eq!(reports[0], reports[1]);
     let off = trial(|r| {
-        r.evomerge.diversity = 2.0;
+        r.evomerge.diversity = 10.0;
         r.detectors.population.policy = Policy::Off;
     });
     off.finish(false).unwrap();

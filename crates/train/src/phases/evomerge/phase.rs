@@ -19,7 +19,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use store::Bag;
 
-const VERSION: u32 = 2;
+const VERSION: u32 = 3;
 
 /// The phase.
 pub struct EvomergePhase {

@@ -90,14 +90,15 @@ impl Search {
     }
 
     /// The two that stay: the best, and the next best; while convergence is mended, the next best that is at least
-    /// `diversity` away from the first, or the farthest.
+    /// `diversity` of generation 0's spread away from the first, or the farthest.
     fn elites(&self) -> [usize; 2] {
         let alone = self.population.len() == 1;
         if alone || self.converging.remedy != Remedy::Inject {
             return [0, usize::from(!alone)];
         }
         let from_best = &self.distances[0];
-        let far = (1..self.population.len()).find(|&i| from_best[i] >= self.settings.diversity);
+        let enough = self.settings.diversity * self.spread;
+        let far = (1..self.population.len()).find(|&i| from_best[i] >= enough);
         let farthest = (1..self.population.len())
             .rev()
             .max_by(|&a, &b| from_best[a].total_cmp(&from_best[b]))

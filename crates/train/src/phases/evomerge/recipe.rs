@@ -22,7 +22,8 @@ pub struct EvomergeRecipe {
     pub doubt: f64,
     /// Mutation rate.
     pub mutation: f64,
-    /// Cosine distance between task vectors below which a population counts as converging.
+    /// Mean cosine distance between task vectors, as a share of that in generation 0, below which a population counts as
+    /// converging.
     pub diversity: f64,
     /// Generations between injections while it does.
     pub injection_every: u64,

@@ -37,7 +37,7 @@ pub struct Settings {
     pub doubt: f64,
     /// Mutation rate; doubled while a population converges.
     pub mutation: f64,
-    /// Mean cosine distance below which a population counts as converging.
+    /// Share of generation 0's mean distance below which a population counts as converging.
     pub diversity: f64,
     /// Generations between injections while it does.
     pub injection_every: u64,
@@ -89,11 +89,11 @@ impl Settings {
                 "above 0, at most 0.25",
             );
         }
-        if !(0.0..=2.0).contains(&self.diversity) {
+        if !(0.0..=10.0).contains(&self.diversity) {
             return bad(
                 "diversity",
                 self.diversity.to_string(),
-                "a cosine distance, 0 to 2",
+                "a share of generation 0's distances, 0 to 10",
             );
         }
         if self.injection_every == 0 {
@@ -192,8 +192,10 @@ pub struct Generation {
     pub best: u64,
     /// Mean over the population, each in its last round.
     pub mean_fitness: f64,
-    /// Mean cosine distance between the members' task vectors.
+    /// Mean cosine distance between the members' task vectors, as a share of that between the newcomers of generation 0.
     pub diversity: f64,
+    /// The mean distance itself.
+    pub distance: f64,
     /// Relative gain of the best over the parents' mean.
     pub improvement: f64,
     /// Rate at which this generation's mutants were made.

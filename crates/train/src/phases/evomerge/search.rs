@@ -2,8 +2,8 @@
 //!
 //! A generation is proposed (`propose`: evolution, CMA-ES or random genomes), raced (`race`) and, with the members that
 //! stay, ranked; the best eight are the population. In evolution generation 0 is the eight combinations with neutral
-//! genes, and a sweep of plain task arithmetic joins its pool. Every strategy has the same races, cache, book of births
-//! and fallback for degenerate children, so they can be compared at the same number of scored items.
+//! genes, and the best of a sweep of plain task arithmetic joins them. Every strategy has the same races, cache, book of
+//! births and fallback for degenerate children, so they can be compared at the same number of scored items.
 
 use super::cma::Cma;
 use super::measure::{Bench, Job, Outcome};
@@ -33,6 +33,8 @@ pub struct Search {
     pub population: Vec<Individual>,
     /// Cosine distances between its members.
     pub distances: Vec<Vec<f64>>,
+    /// Mean distance between the newcomers of generation 0: what diversity is a share of.
+    pub(super) spread: f64,
     /// All members ever, by id.
     pub births: Vec<Birth>,
     /// The task-arithmetic sweep, in the order of its lambdas.
@@ -78,6 +80,7 @@ impl Search {
             generation: 0,
             population: Vec::new(),
             distances: Vec::new(),
+            spread: 0.0,
             births: Vec::new(),
             sweep: Vec::new(),
             front: Vec::new(),
@@ -116,7 +119,7 @@ impl Search {
             (Some(_), Remedy::GoOn) => false,
             (Some(at), _) => self.generation >= at + self.settings.injection_every,
         };
-        (due && self.low_diversity()).then(|| mean_distance(&self.distances))
+        (due && self.low_diversity()).then(|| self.diversity())
     }
 
     /// Decides what is done about a converging population, until it is diverse again or reported once more.
@@ -180,6 +183,11 @@ impl Search {
         let mut pool: Vec<Individual> = kept.iter().map(|&i| self.population[i].clone()).collect();
         let mut born = self.bear(bench, proposals, best)?;
         self.learn(points, &born);
+        if self.generation == 0 {
+            let newcomers = born.iter().filter_map(|b| b.0.as_ref());
+            let genomes: Vec<&Genome> = newcomers.map(|m| &m.genome).collect();
+            self.spread = mean_distance(&distances(&genomes, bench.parents));
+        }
         let mut degenerate = born.iter().filter(|b| b.1).count();
         let mut all = asked;
         if self.generation == 0 && self.settings.strategy == Strategy::Evolution {
@@ -195,8 +203,9 @@ impl Search {
             all += seeds.len();
             let sweep = self.bear(bench, seeds, best)?;
             degenerate += sweep.iter().filter(|b| b.1).count();
-            self.sweep = sweep.iter().filter_map(|b| b.0.clone()).collect();
-            born.extend(sweep);
+            self.sweep = sweep.into_iter().filter_map(|b| b.0).collect();
+            // They are one direction at several lengths: more than one of them would crowd out the others.
+            born.extend(self.best_of_sweep().map(|best| (Some(best), false)));
         }
         pool.extend(born.into_iter().filter_map(|b| b.0));
         self.widen_front(&pool);
@@ -223,7 +232,8 @@ impl Search {
             best_fitness: best.fitness,
             best: best.id,
             mean_fitness: total / self.population.len() as f64,
-            diversity: mean_distance(&self.distances),
+            diversity: self.diversity(),
+            distance: mean_distance(&self.distances),
             improvement: best.fitness - 1.0,
             mutation_rate: self.mutation_rate(),
             injected,
@@ -232,10 +242,18 @@ impl Search {
         });
     }
 
+    /// Mean distance between the members as a share of that between the newcomers of generation 0; 0 where those were one.
+    pub(super) fn diversity(&self) -> f64 {
+        match self.spread > 0.0 {
+            true => mean_distance(&self.distances) / self.spread,
+            false => 0.0,
+        }
+    }
+
     pub(super) fn low_diversity(&self) -> bool {
         self.settings.strategy == Strategy::Evolution
             && !self.population.is_empty()
-            && mean_distance(&self.distances) < self.settings.diversity
+            && self.diversity() < self.settings.diversity
     }
 
     /// Races proposals and enters them in the book of births. Gives each, and whether it was degenerate.

@@ -1,6 +1,6 @@
 //! The phase's section of the report.
 
-use super::{EvomergePhase, combination_name, mean_distance, terms};
+use super::{EvomergePhase, combination_name, terms};
 use crate::phase::folder;
 use crate::{Context, Error, report};
 use serde_json::{Value, json};
@@ -69,7 +69,8 @@ impl EvomergePhase {
             "diversity": {
                 "min": diversities.iter().copied().fold(f64::INFINITY, f64::min),
                 "mean": diversities.iter().sum::<f64>() / diversities.len().max(1) as f64,
-                "last": mean_distance(&self.search.distances),
+                "last": diversities.last(),
+                "generation_0_distance": self.search.history.first().map(|g| g.distance),
             },
             "genome": champion.individual.genome,
             "lineage": self.search.lineage(champion.individual.id).len(),

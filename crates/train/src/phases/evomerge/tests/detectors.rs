@@ -110,7 +110,7 @@ fn converging(diversity: f64, generations: usize) -> (Parents, Bowl, Search) {
 #[test]
 fn a_converging_population_mutates_faster_keeps_a_distant_elite_and_gets_a_stranger_every_ten_generations()
  {
-    let (_, _, always) = converging(2.0, 22);
+    let (_, _, always) = converging(10.0, 22);
     for row in &always.history[1..] {
         assert_eq!(row.mutation_rate, 0.02);
         assert_eq!(row.injected, row.generation % 10 == 1, "{row:?}");
@@ -121,7 +121,7 @@ fn a_converging_population_mutates_faster_keeps_a_distant_elite_and_gets_a_stran
     let calm = |row: &Generation| row.mutation_rate == 0.01 && !row.injected;
     assert!(never.history.iter().all(calm));
     // The second elite of a converging population is the farthest from the best.
-    let (parents, evaluator, low) = converging(2.0, 1);
+    let (parents, evaluator, low) = converging(10.0, 1);
     let mut next = low.clone();
     advance(&mut next, &parents, &evaluator);
     let farther = |a, b| match low.distances[0][b] > low.distances[0][a] {
@@ -134,8 +134,31 @@ fn a_converging_population_mutates_faster_keeps_a_distant_elite_and_gets_a_stran
 }
 
 #[test]
+fn diversity_is_a_share_of_generation_0_which_does_not_count_as_converging_however_alike_merges_are()
+ {
+    let (parents, _, mut search) = converging(0.3, 1);
+    let first = search.history[0].clone();
+    let neutral: Vec<&Genome> = search.births[..8].iter().map(|b| &b.genome).collect();
+    let spread = mean_distance(&distances(&neutral, &parents));
+    assert!(first.distance < 0.3, "{first:?}");
+    assert!((first.diversity - first.distance / spread).abs() < 1e-12);
+    assert_eq!(search.newly_converging(), None);
+    // One of the sweep at most is in the population: they are one direction.
+    let of_sweep = |m: &&Individual| search.births[m.id as usize].origin == Origin::Sweep;
+    assert_eq!(search.population.iter().filter(of_sweep).count(), 1);
+    // Had they come five times as near to each other, they would.
+    search
+        .distances
+        .iter_mut()
+        .flatten()
+        .for_each(|d| *d /= 5.0);
+    let near = search.newly_converging().unwrap();
+    assert!((near - first.diversity / 5.0).abs() < 1e-12);
+}
+
+#[test]
 fn each_remedy_does_what_it_says_and_going_on_is_not_asked_about_again() {
-    let (parents, evaluator, start) = converging(2.0, 1);
+    let (parents, evaluator, start) = converging(10.0, 1);
     let after = |remedy| {
         let mut search = start.clone();
         search.diversify(remedy);
