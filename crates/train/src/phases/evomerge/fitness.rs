@@ -4,8 +4,9 @@
 //! - perplexity: exp(nats of the mean parent - nats of the child);
 //! - accuracy: 1 + mean over tasks of s (a - b) / max(b, 0.1), a and b the smoothed accuracies
 //!   (c + 1) / (n + 2) of child and mean parent. The floor keeps a task near zero from turning one
-//!   lucky answer into a large ratio. s = min(1, z / 2) shrinks a task on which both are within two
-//!   standard errors of chance, z being the larger distance from chance in standard errors;
+//!   lucky answer into a large ratio. s = n / (n + 32) min(1, z / 2) shrinks what few items say, of which one answer
+//!   more or less would outweigh every other term, and a task on which both are within two standard errors of
+//!   chance, z being the larger distance from chance in standard errors;
 //! - speed and memory: counted work and bytes of the mean parent over the child's. Wall-clock time
 //!   would make a search irreproducible and reward a quiet machine.
 
@@ -219,11 +220,16 @@ pub fn doubt(a: &Measures, b: &Measures, parents_mean: &Measures, size_mb: f64) 
     (nats * nats + answers * answers).sqrt()
 }
 
-/// How far an accuracy term counts: less where both are within two standard errors of chance.
+/// How far an accuracy term counts: less where there are few items, or both are within two standard errors of chance.
 fn trust(child: &Accuracy, parent: &Accuracy) -> f64 {
     let off = child.errors_off_chance().max(parent.errors_off_chance());
-    (off / 2.0).min(1.0)
+    let n = child.n as f64;
+    n / (n + HALF_TRUSTED) * (off / 2.0).min(1.0)
 }
+
+/// Items of a task that count half: about where the error of a difference is as large as the differences that merges of the
+/// same models show (docs/log.md, 2026-11-28).
+const HALF_TRUSTED: f64 = 32.0;
 
 /// Least accuracy that another is relative to.
 const LEAST_ACCURACY: f64 = 0.1;

@@ -422,7 +422,7 @@ fn fitness_weighs_its_terms_by_size_as_the_plan_does() {
 }
 
 #[test]
-fn accuracy_near_chance_and_lucky_answers_to_a_hopeless_task_hardly_count() {
+fn accuracy_near_chance_of_few_items_and_lucky_answers_to_a_hopeless_task_hardly_count() {
     let term = |child: f64, parent: f64| {
         terms(
             &measures(3.0, child, 1.0, 1.0),
@@ -433,7 +433,8 @@ fn accuracy_near_chance_and_lucky_answers_to_a_hopeless_task_hardly_count() {
     };
     // 300 items, chance 75 correct, standard error 7.5: the same ten answers count less near chance.
     let (near, far) = (term(80.0, 70.0) - 1.0, term(130.0, 120.0) - 1.0);
-    let relative = |child: f64, parent: f64| (child - parent) / (parent + 1.0) / 2.0;
+    let relative =
+        |child: f64, parent: f64| 300.0 / 332.0 * (child - parent) / (parent + 1.0) / 2.0;
     assert!((far - relative(130.0, 120.0)).abs() < 1e-12);
     assert!(near < 0.45 * relative(80.0, 70.0), "{near}");
     let mean = measures(3.0, 75.0, 1.0, 1.0);
@@ -444,6 +445,14 @@ fn accuracy_near_chance_and_lucky_answers_to_a_hopeless_task_hardly_count() {
         gain > 0.0 && gain < 0.01,
         "one answer in 300 to a task at zero: {gain}"
     );
+    // One answer in two outweighs nothing, however far from chance.
+    let of_two = |correct| {
+        let mut m = measures(3.0, correct, 1.0, 1.0);
+        m.accuracies.iter_mut().for_each(|a| a.n = 2);
+        m
+    };
+    let gain = fitness(&of_two(2.0), &of_two(1.0), 50.0) - 1.0;
+    assert!(gain > 0.0 && gain < 0.005, "{gain}");
 }
 
 #[test]
