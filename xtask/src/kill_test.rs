@@ -39,6 +39,8 @@ pub struct Plan {
     pub seed: u64,
     /// Values for `--set`.
     pub set: Vec<String>,
+    /// More flags of `forge run` and `forge resume`.
+    pub flags: Vec<String>,
 }
 
 /// One attempt that was killed.
@@ -214,6 +216,7 @@ impl<'a> Side<'a> {
             }
         }
         command
+            .args(&self.plan.flags)
             .arg("--root")
             .arg(&self.root)
             .stdin(Stdio::null())

@@ -38,6 +38,9 @@ enum Chore {
         /// Passed on to `forge run` (repeatable)
         #[arg(long, value_name = "a.b=VALUE")]
         set: Vec<String>,
+        /// Passed on to `forge run` and `forge resume`, behind `--`: such as -- --until evomerge --threads 1
+        #[arg(last = true)]
+        flags: Vec<String>,
     },
 }
 
@@ -51,6 +54,7 @@ fn main() -> ExitCode {
             root,
             seed,
             set,
+            flags,
         } => {
             let seed = seed.unwrap_or_else(seed_from_clock);
             run_kill_test(kill_test::Plan {
@@ -60,6 +64,7 @@ fn main() -> ExitCode {
                 root,
                 seed,
                 set,
+                flags,
             })
         }
     };

@@ -44,6 +44,7 @@ fn kill(last_line: &str, times: usize) -> Result<Outcome, Error> {
         root: Some(folder.path().join("root")),
         seed: SEED,
         set: vec![],
+        flags: vec![],
     };
     run(&plan, &mut |_| ())
 }
@@ -100,6 +101,7 @@ fn a_missing_binary_says_how_to_build_it() {
         root: Some(folder.path().to_owned()),
         seed: 1,
         set: vec![],
+        flags: vec![],
     };
     let message = run(&plan, &mut |_| ()).err().unwrap().to_string();
     assert!(
@@ -119,6 +121,7 @@ fn an_older_run_in_the_root_is_refused() {
         root: Some(folder.path().to_owned()),
         seed: 1,
         set: vec![],
+        flags: vec![],
     };
     let message = run(&plan, &mut |_| ()).err().unwrap().to_string();
     assert!(
