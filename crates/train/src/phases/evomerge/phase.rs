@@ -312,8 +312,13 @@ impl Phase for EvomergePhase {
         let generations = self.search.settings.generations + 1;
         let random = match (&self.random, self.recipe.random_search) {
             (_, false) => 0,
-            (Some(r), true) if self.random_done() => r.history.len() as u64,
-            _ => generations,
+            (None, true) => generations,
+            // Its generations score fewer items than evolution's: as many as it will take at this rate.
+            (Some(r), true) => {
+                let done = r.history.len() as u64;
+                let all = (done * self.search.scored()).div_ceil(r.scored().max(1));
+                all.max(done + u64::from(!self.random_done()))
+            }
         };
         generations + random + 3
     }
