@@ -7,7 +7,7 @@
 //!
 //! Every element of C is summed over k in one fixed order, in blocks of fixed depth, whoever computes it: the
 //! cut into tasks never shows in the bits. Products of few rows skip the packing, which would cost more than
-//! it saves ([`few`]); which way a product goes follows from its shape alone.
+//! it saves (`few`, `sums`); which way a product goes follows from its shape alone.
 //!
 //! arm64 goes through the `gemm` crate, sequentially over shards that follow from the shape.
 
@@ -24,6 +24,8 @@ mod pack;
 pub mod polar;
 #[cfg(target_arch = "x86_64")]
 mod rows;
+#[cfg(not(target_arch = "aarch64"))]
+mod sums;
 #[cfg(not(target_arch = "aarch64"))]
 mod tile;
 
@@ -135,8 +137,8 @@ pub fn gemm(
 /// Elements of bf16 weights that are widened to fp32 at once.
 const MOST_WIDENED: usize = 1 << 19;
 
-/// C [m, n] = A Bᵀ, contiguous: A [m, k] fp32, B [n, k] bf16, sums in fp32. Few rows read B as it is, where the CPU
-/// multiplies bf16 and that precision is in use with A rounded; for more B is widened, a block at a time.
+/// C [m, n] = A Bᵀ, contiguous: A [m, k] fp32, B [n, k] bf16, sums in fp32. Where the CPU multiplies bf16 and that
+/// precision is in use, A is rounded. Few rows read B as it is; for more it is packed, or else widened, a block at a time.
 pub fn gemm_bf16(m: usize, n: usize, k: usize, a: &[f32], b: &[u16], c: &mut [f32]) {
     assert!(
         a.len() == m * k && b.len() == n * k && c.len() == m * n,
@@ -148,32 +150,37 @@ pub fn gemm_bf16(m: usize, n: usize, k: usize, a: &[f32], b: &[u16], c: &mut [f3
     if m == 0 || n == 0 || k == 0 {
         return c.fill(0.0);
     }
-    if m <= few::MOST_ROWS {
-        let shape = Shape {
-            m,
-            n,
-            k,
-            rsa: k,
-            csa: 1,
-            rsb: 1,
-            csb: k,
-            rsc: n,
-            alpha: 1.0,
-            beta: 0.0,
-            upper: false,
-        };
-        let parallel = m * n * k >= PARALLEL_FROM;
+    let shape = Shape {
+        m,
+        n,
+        k,
+        rsa: k,
+        csa: 1,
+        rsb: 1,
+        csb: k,
+        rsc: n,
+        alpha: 1.0,
+        beta: 0.0,
+        upper: false,
+    };
+    let (parallel, some) = (m * n * k >= PARALLEL_FROM, m <= few::MOST_ROWS);
+    #[cfg(target_arch = "x86_64")]
+    if precision::in_use() == Precision::Bf16
+        && let Some(unit) = mixed::unit(isa::detect())
+        && (!some || mixed::streamed::suits(&shape))
+    {
         let (a, b, c) = (a.as_ptr(), b.as_ptr(), Shared::new(c));
-        #[cfg(target_arch = "x86_64")]
-        if precision::in_use() == Precision::Bf16
-            && mixed::streamed::suits(&shape)
-            && let Some(unit) = mixed::unit(isa::detect())
-        {
-            // SAFETY: the assertion above bounds every element; C is exclusively borrowed; the CPU has the path in use.
-            return unsafe { mixed::streamed::run_on(unit, shape, a, b, c, parallel) };
-        }
+        // SAFETY: the assertion above bounds every element; C is exclusively borrowed; the CPU has the path in use.
+        return unsafe {
+            match some {
+                true => mixed::streamed::run_on(unit, shape, a, b, c, parallel),
+                false => mixed::walk::run_on(unit, shape, a, b, c, parallel),
+            }
+        };
+    }
+    if some {
         // SAFETY: as above.
-        return unsafe { few::run(shape, a, b, c, parallel) };
+        return unsafe { few::run(shape, a.as_ptr(), b.as_ptr(), Shared::new(c), parallel) };
     }
     let rows = (MOST_WIDENED / k).max(1);
     scratch::with(rows.min(n) * k, |wide| {

@@ -1,7 +1,7 @@
 //! A whole product: packing, tasks, and the walk over tiles.
 
 use super::tile::{MOST_ELEMENTS, Path, path};
-use super::{Shape, few, pack};
+use super::{Shape, few, pack, sums};
 use crate::cpu::{scratch, shared::Shared};
 use crate::isa::vectors;
 use rayon::prelude::*;
@@ -67,7 +67,9 @@ impl Operands {
 pub(super) unsafe fn run(s: Shape, a: *const f32, b: *const f32, c: Shared, parallel: bool) {
     // SAFETY: promised by the caller; the CPU has the path that was detected.
     unsafe {
-        if few::suits(&s) {
+        if sums::suits(&s) {
+            sums::run(s, a, b, c, parallel);
+        } else if few::suits(&s) {
             few::run(s, a, b, c, parallel);
         } else {
             run_on(path(vectors()), s, a, b, c, parallel);

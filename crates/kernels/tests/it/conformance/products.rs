@@ -21,9 +21,11 @@ pub(super) const TABLE: &[Operation] = &[
 ];
 
 /// Rows, columns, steps: around tiles, panels and vectors, and the sizes below which nothing is packed or rounded.
-const SHAPES: [[usize; 3]; 14] = [
+const SHAPES: [[usize; 3]; 16] = [
     [1, 1, 1],
     [1, 31, 33],
+    [1, 130, 300],
+    [2, 4097, 31],
     [31, 33, 1],
     [33, 1, 31],
     [7, 64, 300],
