@@ -201,8 +201,13 @@ class Bench:
         table = []
         for threads in ["2", "1"]:
             for r in self.forge("bench", "gemm", "--threads", threads):
-                table.append([f"{r['m']} x {r['k']} x {r['n']}", threads, f"{r['gflops']:.1f}", f"{100 * r['share']:.0f}%"])
-        return "Matrix products", markdown(["m x k x n", "threads", "GFLOP/s", "of the bare tile loop"], table)
+                row = [f"{r['m']} x {r['k']} x {r['n']}", threads]
+                for key in ["", "packed_"]:
+                    rate, share = r[key + "gflops"], r[key + "share"]
+                    row += ["-", "-"] if rate is None else [f"{rate:.1f}", f"{100 * share:.0f}%"]
+                table.append(row)
+        header = ["m x k x n", "threads", "GFLOP/s", "of the bare tile loop", "operands packed before", "of the loop"]
+        return "Matrix products", markdown(header, table)
 
 
 def markdown(header, rows):

@@ -48,6 +48,41 @@ fn tiles_of_bf16(times: usize) -> Option<f64> {
     threads.iter().all(|done| *done).then_some(all)
 }
 
+/// A product C [m, n] = A [m, k] B [k, n] of bf16 whose operands have been packed.
+pub struct PackedProduct {
+    #[cfg(target_arch = "x86_64")]
+    ready: gemm::ready::Ready,
+    c: Vec<f32>,
+}
+
+impl PackedProduct {
+    /// Packs the rows of A [m, k] and the columns of B, given as [n, k]; None in fp32, or where the CPU has no products
+    /// of bf16. Panics on other sizes.
+    pub fn new([m, n, k]: [usize; 3], a: &[f32], b: &[f32]) -> Option<Self> {
+        if precision::in_use() != Precision::Bf16 {
+            return None;
+        }
+        let c = vec![0.0; m * n];
+        #[cfg(target_arch = "x86_64")]
+        return Some(Self {
+            ready: gemm::ready::Ready::new([m, n, k], a, b)?,
+            c,
+        });
+        #[cfg(not(target_arch = "x86_64"))]
+        {
+            let _ = (a, b, c, k);
+            None
+        }
+    }
+
+    /// Computes it on every thread of the pool; gives C.
+    pub fn run(&mut self) -> &[f32] {
+        #[cfg(target_arch = "x86_64")]
+        self.ready.product(&mut self.c);
+        &self.c
+    }
+}
+
 multiversion! {
     fn sum(x: &[f32]) -> f32 {
         // Four registers of partial sums of the widest path, so that additions do not wait for one another.
@@ -85,5 +120,22 @@ mod tests {
         let flops = tiles(1);
         assert_eq!(flops % (2 * 12 * 32 * 128) as f64, 0.0);
         assert_eq!(read(&[1.0; 300]), 1200.0);
+    }
+
+    #[test]
+    fn a_packed_product_is_the_product() {
+        let [m, n, k] = [70, 50, 33];
+        let small = |i: usize, j: usize| ((i * 7 + j * 3) % 5) as f32 - 2.0;
+        let a: Vec<f32> = (0..m * k).map(|x| small(x / k, x % k)).collect();
+        let b: Vec<f32> = (0..n * k).map(|x| small(x % k, x / k)).collect();
+        let found = PackedProduct::new([m, n, k], &a, &b);
+        let of_bf16 = precision::in_use() == Precision::Bf16;
+        assert_eq!(found.is_some(), of_bf16 && isa::detect().multiplies_bf16());
+        let Some(mut found) = found else { return };
+        let c = found.run();
+        for (i, j) in (0..m).flat_map(|i| (0..n).map(move |j| (i, j))) {
+            let sum: f32 = (0..k).map(|p| small(i, p) * small(p, j)).sum();
+            assert_eq!(c[i * n + j], sum, "({i}, {j})");
+        }
     }
 }

@@ -23,6 +23,8 @@ mod operand;
 mod pack;
 pub mod polar;
 #[cfg(target_arch = "x86_64")]
+pub(crate) mod ready;
+#[cfg(target_arch = "x86_64")]
 mod rows;
 #[cfg(not(target_arch = "aarch64"))]
 mod sums;
