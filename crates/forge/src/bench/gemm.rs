@@ -6,6 +6,7 @@ use crate::{output, table};
 use anyhow::Result;
 use clap::Args;
 use serde_json::{Value, json};
+use std::hint::black_box;
 use std::time::Instant;
 use tensor::Tensor;
 use tensor::probe::PackedProduct;
@@ -39,25 +40,23 @@ pub(super) fn run(args: &GemmArgs, common: &Common) -> Result<u8> {
         let random = |i| Counted::new(0, "bench/gemm", i);
         let a = Tensor::randn(&[m, k], 1.0, &random(0));
         let b = Tensor::randn(&[n, k], 1.0, &random(1));
-        let mut best = f64::INFINITY;
-        for _ in 0..args.repeat.max(1) {
-            let begun = Instant::now();
-            let c = Tensor::matmul(&a, &b, false, true);
-            best = best.min(begun.elapsed().as_secs_f64());
-            drop(c);
-        }
-        let rate = |seconds: f64| 2.0 * (m * k * n) as f64 / seconds / 1e9;
-        // Without the packing, which weights need once a step and activations where they are made.
-        let packed = PackedProduct::new([m, n, k], &a.to_vec(), &b.to_vec()).map(|mut product| {
-            let mut best = f64::INFINITY;
-            for _ in 0..args.repeat.max(1) {
+        // Operations a second in the fastest of all tries.
+        let rate = |product: &mut dyn FnMut()| {
+            let seconds = (0..args.repeat.max(1)).map(|_| {
                 let begun = Instant::now();
-                std::hint::black_box(product.run());
-                best = best.min(begun.elapsed().as_secs_f64());
-            }
-            rate(best)
+                product();
+                begun.elapsed().as_secs_f64()
+            });
+            2.0 * (m * k * n) as f64 / seconds.fold(f64::INFINITY, f64::min) / 1e9
+        };
+        let gflops = rate(&mut || drop(black_box(Tensor::matmul(&a, &b, false, true))));
+        // Without the packing, which weights need once a step and activations where they are made.
+        let packed = PackedProduct::new([m, n, k], &a.to_vec(), &b.to_vec());
+        let packed = packed.map(|mut p| {
+            rate(&mut || {
+                black_box(p.run());
+            })
         });
-        let gflops = rate(best);
         rows.push(
             json!({ "isa": isa, "precision": precision, "threads": threads, "m": m, "k": k, "n": n, "gflops": gflops,
                 "bare_tile_gflops": peak, "share": gflops / peak,

@@ -10,6 +10,7 @@
 
 #[cfg(target_arch = "x86_64")]
 use super::{mixed, rows};
+#[cfg(target_arch = "x86_64")]
 use crate::isa;
 
 /// What a feed-forward layer computes with.

@@ -8,6 +8,7 @@
 
 #[cfg(target_arch = "x86_64")]
 use super::mixed;
+#[cfg(target_arch = "x86_64")]
 use crate::isa;
 
 /// What linear maps compute with.

@@ -227,8 +227,8 @@ fn trust(child: &Accuracy, parent: &Accuracy) -> f64 {
     n / (n + HALF_TRUSTED) * (off / 2.0).min(1.0)
 }
 
-/// Items of a task that count half: about where the error of a difference is as large as the differences that merges of the
-/// same models show (docs/log.md, 2026-11-28).
+/// Items of a task that count half: with fewer, the fitness on a few texts ranks merges of the same models otherwise than the
+/// fitness on many (docs/log.md, 2026-11-28).
 const HALF_TRUSTED: f64 = 32.0;
 
 /// Least accuracy that another is relative to.

@@ -3,7 +3,7 @@
 //! A child becomes a model once: its weights over the template's configuration, and one full forward pass over the probe's
 //! sample, which standardises its exit gate too.
 
-use super::material::probe_of;
+use super::material::{Ready, probe_of};
 use super::{Candidate, Child, Evaluate, EvaluateError, Material, Measures, Probe, Split, Weights};
 use crate::evaluate;
 use data::Tokenizer;
@@ -20,13 +20,6 @@ pub struct Judge<'a> {
     pub tokenizer: &'a Tokenizer,
     /// The configuration of every child.
     pub template: &'a Cognate,
-}
-
-/// A child as a model, with what its probe found.
-struct Ready<'a> {
-    judge: &'a Judge<'a>,
-    model: Cognate,
-    probe: Probe,
 }
 
 /// The tensors of a model as the search knows them.
@@ -126,20 +119,7 @@ impl Evaluate for Judge<'_> {
 
     fn ready<'a>(&'a self, child: Child) -> Box<dyn Candidate + 'a> {
         let (model, probe) = self.build(&child);
-        Box::new(Ready {
-            judge: self,
-            model,
-            probe,
-        })
-    }
-}
-
-impl Candidate for Ready<'_> {
-    fn probe(&self) -> Result<Probe, EvaluateError> {
-        Ok(self.probe)
-    }
-
-    fn evaluate(&self, split: Split, items: Range<usize>) -> Result<Measures, EvaluateError> {
-        self.judge.measure(&self.model, split, items)
+        let measure = move |split, items| self.measure(&model, split, items);
+        Box::new(Ready { probe, measure })
     }
 }

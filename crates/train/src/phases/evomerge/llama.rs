@@ -4,7 +4,7 @@
 //! stream, which is the same, and a layer that does not run is left out, so that what was measured is what is written.
 //! Work is counted as two operations a parameter that a token meets.
 
-use super::material::probe_of;
+use super::material::{Ready, probe_of};
 use super::{Candidate, Child, Evaluate, EvaluateError, Material, Measures, Parents, Probe, Split};
 use crate::evaluate::{self, Subject};
 use model::llama::{Llama, LlamaConfig, block_of};
@@ -89,13 +89,6 @@ pub struct LlamaJudge<'a> {
     pub config: &'a LlamaConfig,
 }
 
-/// A child as a model, with what its probe found.
-struct Ready<'a> {
-    judge: &'a LlamaJudge<'a>,
-    model: Llama,
-    probe: Probe,
-}
-
 impl LlamaJudge<'_> {
     fn probed(&self, model: &Llama) -> Probe {
         let tape = Tape::inference();
@@ -154,20 +147,7 @@ impl Evaluate for LlamaJudge<'_> {
     fn ready<'a>(&'a self, child: Child) -> Box<dyn Candidate + 'a> {
         let model = llama_of(&child, self.config);
         let probe = self.probed(&model);
-        Box::new(Ready {
-            judge: self,
-            model,
-            probe,
-        })
-    }
-}
-
-impl Candidate for Ready<'_> {
-    fn probe(&self) -> Result<Probe, EvaluateError> {
-        Ok(self.probe)
-    }
-
-    fn evaluate(&self, split: Split, items: Range<usize>) -> Result<Measures, EvaluateError> {
-        self.judge.measure(&self.model, split, items)
+        let measure = move |split, items| self.measure(&model, split, items);
+        Box::new(Ready { probe, measure })
     }
 }

@@ -3,7 +3,7 @@
 //! A split's texts and items stand in turn by data set, so that any prefix is balanced. Options make an item cost several
 //! texts, and near chance it says less, so there is one for every third text.
 
-use super::{Accuracy, EvaluateError, Measures, Probe, Split};
+use super::{Accuracy, Candidate, EvaluateError, Measures, Probe, Split};
 use crate::Source;
 use crate::evaluate::{self, ItemScore, Spelling};
 use data::{Answer, Document, Item};
@@ -138,6 +138,25 @@ impl Material {
             counted_flops: flops as f64,
             bytes,
         })
+    }
+}
+
+/// A child as a model, by what its probe found and by what measures it.
+pub(super) struct Ready<F> {
+    pub(super) probe: Probe,
+    pub(super) measure: F,
+}
+
+impl<F> Candidate for Ready<F>
+where
+    F: Fn(Split, Range<usize>) -> Result<Measures, EvaluateError> + Send + Sync,
+{
+    fn probe(&self) -> Result<Probe, EvaluateError> {
+        Ok(self.probe)
+    }
+
+    fn evaluate(&self, split: Split, items: Range<usize>) -> Result<Measures, EvaluateError> {
+        (self.measure)(split, items)
     }
 }
 
