@@ -19,8 +19,8 @@ use std::path::{Path, PathBuf};
 use train::Recipe;
 use train::evaluate::Subject;
 use train::phases::evomerge::{
-    Contender, Genome, LlamaJudge, Material, Parents, Remedy, Sample, Search, Settings, Space,
-    Split, combination_name, decode, llama_of, llama_parents,
+    Contender, Genome, LlamaJudge, Material, Parents, Remedy, Search, Settings, Split,
+    combination_name, decode, llama_of, llama_parents,
 };
 
 /// `--help` beyond the options.
@@ -315,27 +315,10 @@ fn compare(
     recipe: &Recipe,
 ) -> Result<Found> {
     let r = &recipe.evomerge;
-    let sample = |split| Sample {
-        split,
-        items: r.comparison_items,
-    };
     let champion = search.choose(parents, judge, (r.finalists, r.comparison_items))?;
     let champion = champion.individual.genome;
-    let parent = |i: usize| (format!("parent{i}"), Genome::parent(i, parents));
-    let three: Vec<_> = (0..3).map(parent).collect();
-    let chosen = search.compare(parents, judge, &three, sample(Split::Selection))?;
-    let best_parent = (0..3)
-        .max_by(|&a, &b| chosen[a].fitness.total_cmp(&chosen[b].fitness))
-        .unwrap_or(0);
-    let space = Space::of(parents);
-    let sweep = search
-        .best_of_sweep()
-        .map_or(Genome::arithmetic(0.4, space), |m| m.genome);
-    let mut contenders = vec![("champion".to_string(), champion.clone())];
-    contenders.extend(three);
-    contenders.push(("task_arithmetic".into(), sweep));
-    contenders.push(("uniform".into(), Genome::linear([1.0 / 3.0; 3], space)));
-    let rows = search.compare(parents, judge, &contenders, sample(Split::HeldOut))?;
+    let best_parent = search.best_parent(parents, judge, r.comparison_items)?;
+    let rows = search.stand(parents, judge, &champion, Vec::new(), r.comparison_items)?;
     let difference = rows[0].measures.paired(&rows[1 + best_parent].measures);
     Ok(Found {
         champion,

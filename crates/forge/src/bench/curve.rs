@@ -5,12 +5,15 @@
 //! is that of the selection split unless another is named, every pass of the core taken. Variants without memory get wider
 //! feed-forward layers, so that all have as many parameters as the whole model, within one unit of width.
 //!
+//! With `--from` the training of a model that is there goes on instead, measured before it does, halting as it does.
+//!
 //! Under `--seconds` the end of training is a time, measurements not counted: learning rates and the beginning of the
 //! loops go by the share of the time that is gone, where they go by the share of the steps otherwise.
 
 use super::export::Export;
 use crate::args::Common;
 use crate::fault::usage;
+use crate::models::{self, Kind};
 use crate::{output, recipes, run, runs, table};
 use anyhow::Result;
 use clap::{Args, ValueEnum};
@@ -60,6 +63,9 @@ pub(crate) struct CurveArgs {
     /// What is trained (repeatable) [default: all variants]
     #[arg(long, value_enum)]
     variant: Vec<Variant>,
+    /// A model of the run whose training goes on, in place of new ones
+    #[arg(long, value_name = "MODEL", conflicts_with_all = ["variant", "export"])]
+    from: Option<String>,
     /// Tokens that each variant is trained on
     #[arg(long, value_name = "N", default_value_t = 1_000_000)]
     tokens: u64,
@@ -94,9 +100,10 @@ pub(super) fn run(args: &CurveArgs, common: &Common) -> Result<u8> {
     if args.seconds.is_some_and(|s| s.is_nan() || s <= 0.0) {
         return usage("--seconds is more than 0");
     }
-    let variants = match args.variant.is_empty() {
-        true => Variant::value_variants(),
-        false => &args.variant,
+    let variants = match (&args.from, args.variant.is_empty()) {
+        (Some(_), _) => &[Variant::All],
+        (None, true) => Variant::value_variants(),
+        (None, false) => &args.variant,
     };
     if args.export.is_some() && (variants.len(), args.seed.len()) != (1, 1) {
         return usage("--export goes with one --variant and one --seed");
@@ -104,6 +111,8 @@ pub(super) fn run(args: &CurveArgs, common: &Common) -> Result<u8> {
     let found = runs::read(&common.root, &args.run)?;
     let recipe = recipes::change(&run::recipe_of(&found)?, &common.set)?;
     let source = Source::open(&found.dir().join("data"))?;
+    let begun = args.from.as_ref().map(|name| begun(name, &source, common));
+    let begun = begun.transpose()?;
     let known: BTreeSet<&str> = source.texts.iter().map(|d| &*d.dataset).collect();
     if let Some(set) = args.measure.iter().find(|s| !known.contains(s.as_str())) {
         let known: Vec<&str> = known.into_iter().collect();
@@ -124,7 +133,11 @@ pub(super) fn run(args: &CurveArgs, common: &Common) -> Result<u8> {
                 memory: train::memory::limit(),
                 clock: &|| 0.0,
             };
-            let curve = train(args, &cx, variant, seed)?;
+            let model = begun.clone().unwrap_or_else(|| {
+                let config = variant.config(&changed, source.tokenizer.vocab_size());
+                variant.model(config, seed)
+            });
+            let curve = train(args, &cx, variant, model)?;
             if let Some(last) = curve["points"].as_array().and_then(|p| p.last()) {
                 rows.push(row(&curve, last));
             }
@@ -220,9 +233,21 @@ impl Variant {
     }
 }
 
+/// The model that goes on, which must read as the run's data is written.
+fn begun(name: &str, source: &Source, common: &Common) -> Result<Cognate> {
+    match models::load(name, None, common)?.kind {
+        Kind::Cognate(model) if model.config.vocab == source.tokenizer.vocab_size() => Ok(*model),
+        _ => usage(format!(
+            "--from {name}: no Cognate with the vocabulary of the run's data ({} tokens); give a model of that run, such as RUN/evomerge",
+            source.tokenizer.vocab_size()
+        )),
+    }
+}
+
 /// Trains a variant and measures it on the way.
-fn train(args: &CurveArgs, cx: &Context, variant: Variant, seed: u64) -> Result<Value> {
+fn train(args: &CurveArgs, cx: &Context, variant: Variant, model: Cognate) -> Result<Value> {
     let recipe = &cx.recipe.cognate;
+    let seed = cx.recipe.seed;
     let total = args.tokens.div_ceil(recipe.tokens_per_step as u64);
     let plan = Plan {
         name: "ancestor".into(),
@@ -236,8 +261,6 @@ fn train(args: &CurveArgs, cx: &Context, variant: Variant, seed: u64) -> Result<
         seed,
         averaged: 0,
     };
-    let config = variant.config(cx.recipe, cx.source.tokenizer.vocab_size());
-    let model = variant.model(config, seed);
     let parameters = model.params.count();
     let optim = recipe.optim.clone();
     let new = |model| Trainee::new(plan.clone(), model, optim.clone(), MicroBatch::default());
@@ -248,6 +271,12 @@ fn train(args: &CurveArgs, cx: &Context, variant: Variant, seed: u64) -> Result<
     }
     let mut trainee = new(model);
     let (mut seconds, mut flops, mut points) = (0.0, 0.0, Vec::new());
+    let measure = |model: &Cognate| measure(model, cx.source, &held_out);
+    if args.from.is_some() {
+        let mut point = json!({ "step": 0, "tokens": 0, "seconds": 0.0, "flops": 0.0 });
+        super::merge(&mut point, measure(&trainee.model));
+        points.push(point);
+    }
     while trainee.step < total && args.seconds.is_none_or(|budget| seconds < budget) {
         if let Some(budget) = args.seconds {
             keep_time(&mut trainee, seconds / budget, total, recipe.loops_from);
@@ -259,16 +288,13 @@ fn train(args: &CurveArgs, cx: &Context, variant: Variant, seed: u64) -> Result<
         flops += 3.0 * pass.flops as f64;
         let gone = args.seconds.map_or(0.0, |budget| seconds / budget);
         let gone = gone.max(trainee.step as f64 / total as f64).min(1.0);
-        if (gone * args.points as f64) as usize > points.len() {
-            let scores = evaluate::texts(&trainee.model, &cx.source.tokenizer, &held_out, MAX_LEN);
-            let all = (scores.iter().copied()).fold(TextScore::default(), TextScore::plus);
-            let sets = by_set(&held_out, &scores);
-            let mean = sets.values().sum::<f64>() / sets.len() as f64;
-            points.push(json!({
-                "step": trainee.step, "tokens": trainee.tokens, "seconds": seconds, "flops": flops,
-                "train_nats": pass.nats, "bits_per_byte": all.bits_per_byte(), "mean_over_sets": mean,
-                "by_set": sets,
-            }));
+        let due = (gone * args.points as f64) as usize + usize::from(args.from.is_some());
+        if due > points.len() {
+            let mut point = json!({
+                "step": trainee.step, "tokens": trainee.tokens, "seconds": seconds, "flops": flops, "train_nats": pass.nats,
+            });
+            super::merge(&mut point, measure(&trainee.model));
+            points.push(point);
         }
     }
     if let Some(export) = &export {
@@ -278,6 +304,15 @@ fn train(args: &CurveArgs, cx: &Context, variant: Variant, seed: u64) -> Result<
         json!({ "variant": variant.name(), "seed": seed, "parameters": parameters, "ffn": trainee.model.config.ffn,
         "skipped": trainee.optimizer.skipped, "points": points }),
     )
+}
+
+/// A model's loss on texts.
+fn measure(model: &Cognate, source: &Source, texts: &[&Document]) -> Value {
+    let scores = evaluate::texts(model, &source.tokenizer, texts, MAX_LEN);
+    let all = (scores.iter().copied()).fold(TextScore::default(), TextScore::plus);
+    let sets = by_set(texts, &scores);
+    let mean = sets.values().sum::<f64>() / sets.len() as f64;
+    json!({ "bits_per_byte": all.bits_per_byte(), "mean_over_sets": mean, "by_set": sets })
 }
 
 /// Sets the steps in all, and those before the loops, to what they will be if the rest goes as fast as what is done:

@@ -16,6 +16,7 @@ use crate::args::Common;
 use crate::fault::usage;
 use anyhow::Result;
 use clap::{Args, Subcommand, ValueEnum};
+use serde_json::Value;
 use std::time::Instant;
 use tensor::precision::Precision;
 use tensor::probe;
@@ -132,4 +133,11 @@ fn peak_rss_mib() -> Option<f64> {
 fn median(mut x: Vec<f64>) -> f64 {
     x.sort_by(f64::total_cmp);
     x[x.len() / 2]
+}
+
+/// Adds the fields of one object to another.
+fn merge(to: &mut Value, from: Value) {
+    if let (Some(to), Value::Object(from)) = (to.as_object_mut(), from) {
+        to.extend(from);
+    }
 }

@@ -11,8 +11,8 @@ use anyhow::{Result, bail};
 use clap::{Args, ValueEnum};
 use serde_json::{Value, json};
 use train::phases::evomerge::{
-    self, Evaluate, EvomergePhase, EvomergeRecipe, Genome, Judge, Material, Parents, Remedy,
-    Sample, Search, Settings, Space, Split, Strategy, parents_of,
+    Evaluate, EvomergePhase, EvomergeRecipe, Genome, Judge, Material, Parents, Remedy, Sample,
+    Search, Settings, Space, Split, Strategy, parents_of,
 };
 use train::{Source, evaluate};
 
@@ -38,7 +38,7 @@ pub(crate) struct SearchArgs {
     /// Seeds of each: the recipe's, and those after it
     #[arg(long, value_name = "N", default_value_t = 5)]
     seeds: u64,
-    /// Items that each search may score [default: what the recipe's generations of evolution take]
+    /// Items that each search may score [default: what the recipe's own search takes]
     #[arg(long, value_name = "N")]
     items: Option<u64>,
     /// Members of each search that are scored in full, to see how well its races stood in for that
@@ -80,24 +80,25 @@ pub(super) fn run(args: &SearchArgs, common: &Common) -> Result<u8> {
     };
     let mut results: Vec<(Kind, Vec<Value>)> = kinds.iter().map(|k| (*k, Vec::new())).collect();
     for seed in recipe.seed..recipe.seed + args.seeds {
-        // Evolution says how many items there are, unless somebody did.
-        let mut evolved = None;
+        // The recipe's own search says how many items there are, unless somebody did.
+        let own = recipe.evomerge.search;
+        let mut told = None;
         let items = match args.items {
             Some(items) => items,
             None => {
-                let mut search = begin(&ground, Strategy::Evolution, seed)?;
+                let mut search = begin(&ground, own, seed)?;
                 while !search.finished() {
                     advance(&mut search, &ground)?;
                 }
                 let items = search.scored();
-                evolved = Some(search);
+                told = Some(search);
                 items
             }
         };
         for (kind, of) in &mut results {
             let result = match (
                 kind.strategy(),
-                evolved.take_if(|_| *kind == Kind::Evolution),
+                told.take_if(|_| kind.strategy() == Some(own)),
             ) {
                 (None, _) => swept(&ground, seed, items)?,
                 (Some(_), Some(search)) => searched(search, &ground, seed)?,
@@ -212,7 +213,7 @@ fn searched(mut search: Search, ground: &Ground, seed: u64) -> Result<Value> {
         "cache_hit_rate": work.hit_rate(), "rejected": work.rejected,
         "rank_correlation": audit.and_then(|a| a.spearman), "saved": audit.map(|a| a.saved),
     });
-    add(&mut result, more);
+    super::merge(&mut result, more);
     Ok(result)
 }
 
@@ -234,20 +235,8 @@ fn swept(ground: &Ground, seed: u64, items: u64) -> Result<Value> {
         .collect();
     let sample = |split, items| Sample { split, items };
     let fitness = sample(Split::Fitness, full);
-    let mut rows = Vec::new();
-    for one in &sweep {
-        match search.compare(
-            ground.parents,
-            ground.judge,
-            std::slice::from_ref(one),
-            fitness,
-        ) {
-            Ok(row) => rows.extend(row),
-            // A merge that is degenerate is no candidate.
-            Err(evomerge::Error::DeadContender { .. }) => {}
-            Err(fault) => return Err(fault.into()),
-        }
-    }
+    // A merge that is degenerate is no candidate.
+    let mut rows = search.compare_living(ground.parents, ground.judge, &sweep, fitness)?;
     if rows.is_empty() {
         bail!(
             "every merge of the sweep is degenerate; `forge report` has the barriers between the parents"
@@ -264,7 +253,7 @@ fn swept(ground: &Ground, seed: u64, items: u64) -> Result<Value> {
         .reduce(|a, b| if b.fitness > a.fitness { b } else { a });
     let champion = champion.expect("at least one lambda").genome;
     let mut result = held_out(&mut search, ground, champion)?;
-    add(
+    super::merge(
         &mut result,
         json!({ "seed": seed, "scored_items": scored, "candidates": candidates }),
     );
@@ -278,30 +267,22 @@ const LAMBDAS: (f64, f64) = (0.1, 0.8);
 fn held_out(search: &mut Search, ground: &Ground, champion: Genome) -> Result<Value> {
     let (parents, judge) = (ground.parents, ground.judge);
     let items = ground.recipe.comparison_items;
-    let sample = |split| Sample { split, items };
-    let three: Vec<(String, Genome)> = (0..3)
-        .map(|i| (format!("parent{i}"), Genome::parent(i, parents)))
-        .collect();
-    let chosen = search.compare(parents, judge, &three, sample(Split::Selection))?;
-    let best = (0..3).max_by(|&a, &b| chosen[a].fitness.total_cmp(&chosen[b].fitness));
+    let held_out = Sample {
+        split: Split::HeldOut,
+        items,
+    };
+    let best = search.best_parent(parents, judge, items)?;
     let two = [
         ("champion".to_owned(), champion),
-        three[best.expect("three parents")].clone(),
+        (format!("parent{best}"), Genome::parent(best, parents)),
     ];
-    let rows = search.compare(parents, judge, &two, sample(Split::HeldOut))?;
+    let rows = search.compare(parents, judge, &two, held_out)?;
     let (nats, error) = rows[0].measures.paired(&rows[1].measures);
     Ok(json!({
         "fitness": rows[0].fitness, "best_parent_fitness": rows[1].fitness,
         "over_best_parent": rows[0].fitness / rows[1].fitness - 1.0,
         "nats_difference": nats, "nats_error": error, "genome": rows[0].genome,
     }))
-}
-
-/// Adds the fields of one object to another.
-fn add(to: &mut Value, from: Value) {
-    if let (Some(to), Value::Object(from)) = (to.as_object_mut(), from) {
-        to.extend(from);
-    }
 }
 
 impl Kind {

@@ -261,7 +261,7 @@ fn the_report_for_people_ends_in_what_to_type_next() {
         "3 quietstar",
         "4 bitnet",
         "bits/byte",
-        "search (evolution): 1 generations",
+        "search (cma-es): 1 generations",
         "forge chat whole/bitnet",
     ] {
         assert!(
@@ -333,11 +333,32 @@ fn a_learning_curve_trains_variants_of_equal_size_on_the_data_of_a_run() {
         "--seconds 0",
         "--measure nowhere",
         "--export out",
+        "--from whole/evomerge --variant all",
+        "--from nowhere",
     ] {
         let args = ["bench", "curve", "whole"].into_iter();
         let args: Vec<&str> = args.chain(wrong.split(' ')).collect();
         forge(&undisturbed(1), &args).ended(2);
     }
+}
+
+#[test]
+fn a_models_training_goes_on_from_where_it_stands() {
+    let args =
+        "bench curve whole --from whole/evomerge --tokens 3000 --points 2 --bytes 3000 --json";
+    let args: Vec<&str> = args.split(' ').collect();
+    let curve = forge(&undisturbed(1), &args).ended(0).json()["curves"][0].clone();
+    let points = curve["points"].as_array().unwrap();
+    let at = |i: usize, field: &str| points[i][field].as_f64().unwrap();
+    assert_eq!((points.len(), at(0, "tokens")), (3, 0.0));
+    assert!(at(1, "tokens") > 0.0 && at(2, "tokens") > at(1, "tokens"));
+    // It knows what a new model does not after its first step, and learns more.
+    let (first, last) = (at(0, "bits_per_byte"), at(2, "bits_per_byte"));
+    assert!(last < first, "{first} {last}");
+    let fresh = "bench curve whole --variant all --tokens 500 --points 1 --bytes 3000 --json";
+    let fresh: Vec<&str> = fresh.split(' ').collect();
+    let fresh = forge(&undisturbed(1), &fresh).ended(0).json()["curves"][0]["points"][0].clone();
+    assert!(fresh["bits_per_byte"].as_f64().unwrap() > first, "{fresh}");
 }
 
 #[test]

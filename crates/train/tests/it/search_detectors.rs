@@ -8,7 +8,7 @@ use train::detect::{DETECTORS, Policy};
 use train::phases::cognate::CognatePhase;
 use train::phases::evomerge::{
     Child, Evaluate, EvomergePhase, Genome, Judge, Material, Parents, Sample, Search, Split,
-    decode, parents_of,
+    Strategy, decode, parents_of,
 };
 use train::{Context, Error, Phase, Recipe};
 
@@ -42,6 +42,7 @@ struct Trial {
 fn trial(change: impl FnOnce(&mut Recipe)) -> Trial {
     let (world, files) = trained();
     let mut recipe = world.recipe.clone();
+    recipe.evomerge.search = Strategy::Evolution;
     recipe.evomerge.random_search = false;
     recipe.evomerge.audit = 0;
     change(&mut recipe);

@@ -11,6 +11,9 @@ use super::{Genome, Space};
 /// Coordinate from which on a layer runs.
 const RUNS: f64 = 0.1;
 
+/// Coordinates of the three bits.
+const BITS: std::ops::Range<usize> = 9..12;
+
 /// Coordinates of a genome: 9 continuous genes, 3 bits and 1 source, and 3 a layer.
 pub(super) fn dimensions(space: Space) -> usize {
     13 + 3 * space.blocks
@@ -39,6 +42,13 @@ pub(super) fn centre(space: Space) -> Vec<f64> {
     point
 }
 
+/// Moves a point to a combination, half way between undecided and certain.
+pub(super) fn combine(point: &mut [f64], bits: u8) {
+    for (coordinate, bit) in point[BITS].iter_mut().zip([4, 2, 1]) {
+        *coordinate = if bits & bit == 0 { 0.25 } else { 0.75 };
+    }
+}
+
 /// The genome of a point. Panics on another number of coordinates.
 #[track_caller]
 pub(super) fn genome(point: &[f64], space: Space, seed: u64) -> Genome {
@@ -48,7 +58,7 @@ pub(super) fn genome(point: &[f64], space: Space, seed: u64) -> Genome {
     let (genes, layers) = point.split_at(13);
     let (sources, layers) = layers.split_at(space.blocks);
     let (included, scales) = layers.split_at(space.blocks);
-    let bits = [4, 2, 1].iter().zip(&genes[9..12]);
+    let bits = [4, 2, 1].iter().zip(&genes[BITS]);
     Genome {
         bits: bits.map(|(bit, x)| bit * u8::from(*x >= 0.5)).sum(),
         weights: std::array::from_fn(|i| within(genes[i], WEIGHT)),

@@ -4,7 +4,7 @@
 //! `measure` measures candidates through a cache, `fitness` turns measures into one number, `race` runs
 //! newcomers over growing samples, `propose` says what asks to be born (`cma` and `encoding` for
 //! CMA-ES, `limits` for what is closed to it), `diversity` compares members, `budget` foresees the work,
-//! and `search` runs generations over a serializable state that `records` describes. How a child is
+//! `search` runs generations over a serializable state that `records` describes, and `verdict` picks the champion and measures it against others. How a child is
 //! measured is behind the `Evaluate` trait, so the search knows no model, tokenizer or file and is
 //! tested on a synthetic bowl; on `material`, `judge` measures Cognate models, `llama` those from elsewhere; `remember`
 //! writes evaluations down, `phase` and `watch` tie it to a run.
@@ -36,6 +36,7 @@ mod search;
 mod section;
 #[cfg(test)]
 mod tests;
+mod verdict;
 mod watch;
 
 pub use budget::{Cut, most_items};

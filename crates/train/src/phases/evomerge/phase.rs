@@ -4,8 +4,8 @@
 use super::judge::weights;
 use super::remember::Remembered;
 use super::{
-    Audit, Contender, Error as SearchError, EvaluateError, EvomergeRecipe, Genome, Judge, Material,
-    Measures, Parents, Sample, Search, Space, Split, combination_name, decode, fitness,
+    Audit, Contender, Error as SearchError, EvaluateError, EvomergeRecipe, Judge, Material,
+    Measures, Parents, Search, Split, combination_name, decode, fitness,
 };
 use crate::checkpoint::{load_final, save_final};
 use crate::detect::Question;
@@ -19,7 +19,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use store::Bag;
 
-const VERSION: u32 = 3;
+const VERSION: u32 = 4;
 
 /// The phase.
 pub struct EvomergePhase {
@@ -187,22 +187,7 @@ impl EvomergePhase {
         let judge = self.judge(&self.material, cx);
         let judge = remembered(&judge, cx);
         let champion = search.choose(&self.parents, &judge, (n, items))?;
-        // The best parent is chosen on the selection split too.
-        let contenders: Vec<(String, Genome)> = (0..3)
-            .map(|i| (format!("parent{i}"), Genome::parent(i, &self.parents)))
-            .collect();
-        let rows = search.compare(
-            &self.parents,
-            &judge,
-            &contenders,
-            Sample {
-                split: Split::Selection,
-                items,
-            },
-        )?;
-        let best = (0..3)
-            .max_by(|&a, &b| rows[a].fitness.total_cmp(&rows[b].fitness))
-            .expect("three parents");
+        let best = search.best_parent(&self.parents, &judge, items)?;
         let audited = (self.recipe.audit > 0)
             .then(|| search.audit(&self.parents, &judge, self.recipe.audit))
             .transpose()?;
@@ -219,38 +204,20 @@ impl EvomergePhase {
     }
 
     fn compare(&mut self, cx: &Context) -> Result<(), Error> {
-        let sample = Sample {
-            split: Split::HeldOut,
-            items: self.recipe.comparison_items,
-        };
-        let champion = self
-            .results
-            .champion
-            .clone()
-            .expect("chosen before it is compared");
-        let space = Space::of(&self.parents);
-        let mut contenders = vec![
-            ("champion".to_string(), champion.individual.genome.clone()),
-            (
-                "best_parent".into(),
-                Genome::parent(self.results.best_parent, &self.parents),
-            ),
-        ];
-        contenders.extend((0..3).map(|i| (format!("parent{i}"), Genome::parent(i, &self.parents))));
-        let sweep = self
-            .search
-            .best_of_sweep()
-            .map_or(Genome::arithmetic(0.4, space), |m| m.genome);
-        contenders.push(("task_arithmetic".into(), sweep));
-        contenders.push(("uniform".into(), Genome::linear([1.0 / 3.0; 3], space)));
-        if let Some(best) = self.random.as_ref().and_then(Search::best) {
-            contenders.push(("random_search".into(), best.genome.clone()));
-        }
+        let items = self.recipe.comparison_items;
+        let best_parent = self.results.best_parent;
+        let champion = self.results.champion.as_ref();
+        let champion = champion.expect("chosen before it is compared");
+        let champion = champion.individual.genome.clone();
+        let random = self.random.as_ref().and_then(Search::best);
+        let random = random.map(|best| ("random_search".to_owned(), best.genome.clone()));
         let mut search = self.search.clone();
         let judge = self.judge(&self.material, cx);
         let kept = remembered(&judge, cx);
-        let rows = search.compare(&self.parents, &kept, &contenders, sample)?;
-        let difference = rows[0].measures.paired(&rows[1].measures);
+        let others = random.into_iter().collect();
+        let rows = search.stand(&self.parents, &kept, &champion, others, items)?;
+        let best = &rows[1 + best_parent];
+        let difference = rows[0].measures.paired(&best.measures);
         // The control given the pooled compute, where Phase 1 trained it.
         let pooled = cx
             .run
@@ -260,12 +227,12 @@ impl EvomergePhase {
             .join("pooled.safetensors");
         let pooled = if pooled.is_file() {
             let (model, _) = load_final(&pooled)?;
-            let m = judge.measure(&model, sample.split, 0..sample.items);
+            let m = judge.measure(&model, Split::HeldOut, 0..items);
             let m = m.map_err(|e: EvaluateError| SearchError::DeadContender {
                 name: "pooled".into(),
                 reason: format!("{e:?}"),
             })?;
-            let parents: Vec<Measures> = rows[2..5].iter().map(|r| r.measures.clone()).collect();
+            let parents: Vec<Measures> = rows[1..4].iter().map(|r| r.measures.clone()).collect();
             Some(fitness(
                 &m,
                 &Measures::mean(&parents),
@@ -279,7 +246,7 @@ impl EvomergePhase {
         self.results.pooled = pooled;
         self.line = format!(
             "held-out fitness {:.4}, best parent {:.4}",
-            rows[0].fitness, rows[1].fitness
+            rows[0].fitness, best.fitness
         );
         self.results.comparison = rows;
         Ok(())

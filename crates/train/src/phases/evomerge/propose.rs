@@ -4,7 +4,8 @@
 //! three (every other rank each, so both groups hold good and bad). While a population converges and that is to be mended,
 //! the mutation rate doubles, the second elite is the best one far enough from the first, and a random genome of the
 //! combination least used takes the place of a merged one. A combination that never had a valid child is tried again every
-//! generation. *CMA-ES*: eight points of its distribution, which is told their order. *Random*: the elites and six genomes
+//! generation. *CMA-ES*: eight points of its distribution, which is told their order; the first eight are moved to one
+//! combination each. *Random*: the elites and six genomes
 //! drawn anew, the baseline of a search that learns nothing.
 
 use super::cma::{Cma, reflected};
@@ -72,7 +73,14 @@ impl Search {
     fn sampled(&mut self, space: Space) -> (Vec<Proposal>, Vec<Vec<f64>>) {
         let cma = (self.cma).get_or_insert_with(|| Cma::new(encoding::centre(space), FIRST_STEP));
         let (seed, generation) = (self.settings.seed, self.generation);
-        let point = |slot| cma.ask(&mut Draws::new(seed, "evomerge cma-es", generation, slot));
+        let point = |slot| {
+            let mut point = cma.ask(&mut Draws::new(seed, "evomerge cma-es", generation, slot));
+            // The first population has every combination, as evolution's has.
+            if generation == 0 {
+                encoding::combine(&mut point, slot as u8);
+            }
+            point
+        };
         let points: Vec<Vec<f64>> = (0..POPULATION).map(point).collect();
         let genome = |point: &Vec<f64>| encoding::genome(&reflected(point), space, seed);
         let proposals = points

@@ -6,13 +6,13 @@
 //! births and fallback for degenerate children, so they can be compared at the same number of scored items.
 
 use super::cma::Cma;
-use super::measure::{Bench, Job, Outcome};
+use super::measure::{Bench, Job};
 use super::propose::Proposal;
 use super::race::Rules;
 use super::{
-    Audit, Birth, Cache, Champion, Contender, Counts, Error, Evaluate, Generation, Genome,
-    Individual, Limits, Measures, Origin, Parents, Remedy, Sample, Settings, Space, Split,
-    Strategy, distances, fitness, front, mean_distance,
+    Audit, Birth, Cache, Counts, Error, Evaluate, Generation, Genome, Individual, Limits, Measures,
+    Origin, Parents, Remedy, Sample, Settings, Space, Split, Strategy, distances, fitness, front,
+    mean_distance,
 };
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
@@ -159,7 +159,7 @@ impl Search {
         Ok(self.history.last().expect("advance adds a row"))
     }
 
-    fn same_parents(&self, parents: &Parents) -> Result<(), Error> {
+    pub(super) fn same_parents(&self, parents: &Parents) -> Result<(), Error> {
         let found = parents.hash();
         if found == self.parents_hash {
             return Ok(());
@@ -313,88 +313,15 @@ impl Search {
             .collect();
     }
 
-    fn raced(&self, member: &Individual) -> bool {
+    pub(super) fn raced(&self, member: &Individual) -> bool {
         member.round + 1 == self.settings.rounds.len()
     }
 
-    /// The best `n` different members that finished a race: population, sweep and Pareto front.
-    pub fn finalists(&self, n: usize) -> Vec<Individual> {
-        let everyone = self.population.iter().chain(&self.sweep).chain(&self.front);
-        let mut finalists: Vec<Individual> = everyone.filter(|m| self.raced(m)).cloned().collect();
-        rank(&mut finalists);
-        let mut seen = BTreeSet::new();
-        finalists.retain(|m| seen.insert(m.hash.clone()));
-        finalists.truncate(n);
-        finalists
-    }
-
     /// The best of the task-arithmetic sweep on the fitness split.
-    pub fn best_of_sweep(&self) -> Option<Individual> {
+    pub(super) fn best_of_sweep(&self) -> Option<Individual> {
         let mut sweep = self.sweep.clone();
         rank(&mut sweep);
         sweep.into_iter().next()
-    }
-
-    /// Chooses the champion: the best of `n` finalists on `items` items of the selection split.
-    pub fn choose(
-        &mut self,
-        parents: &Parents,
-        evaluator: &dyn Evaluate,
-        (n, items): (usize, usize),
-    ) -> Result<Champion, Error> {
-        assert!(
-            !self.population.is_empty(),
-            "choose: no generation has been run"
-        );
-        let finalists = self.finalists(n.max(1));
-        let named = |m: &Individual| (format!("member {}", m.id), m.genome.clone());
-        let contenders: Vec<(String, Genome)> = finalists.iter().map(named).collect();
-        let sample = Sample {
-            split: Split::Selection,
-            items,
-        };
-        let mut rows = self.compare(parents, evaluator, &contenders, sample)?;
-        // Stable: of equals the one with the better fitness.
-        rows.sort_by(|a, b| b.fitness.total_cmp(&a.fitness));
-        let individual = finalists
-            .into_iter()
-            .find(|m| m.hash == rows[0].hash)
-            .expect("a row is made of each finalist");
-        Ok(Champion {
-            individual,
-            finalists: rows,
-        })
-    }
-
-    /// Measures named genomes on one sample, through the cache, against the parents' mean there:
-    /// champion, parents (`Genome::parent`), best of sweep, best of random search.
-    pub fn compare(
-        &mut self,
-        parents: &Parents,
-        evaluator: &dyn Evaluate,
-        contenders: &[(String, Genome)],
-        sample: Sample,
-    ) -> Result<Vec<Contender>, Error> {
-        self.same_parents(parents)?;
-        let bench = Bench { parents, evaluator };
-        let mean = bench.parents_mean(&mut self.cache, sample)?;
-        let jobs = contenders.iter().map(|c| Job::new(&c.1)).collect();
-        let outcomes = bench.measure(&mut self.cache, jobs, sample)?;
-        let row = |((name, genome), outcome): (&(String, Genome), Outcome)| {
-            let measures = outcome.measured.map_err(|reason| Error::DeadContender {
-                name: name.clone(),
-                reason,
-            })?;
-            let fitness = fitness(&measures, &mean, parents.size_mb());
-            Ok(Contender {
-                name: name.clone(),
-                genome: genome.clone(),
-                hash: outcome.hash,
-                measures,
-                fitness,
-            })
-        };
-        contenders.iter().zip(outcomes).map(row).collect()
     }
 
     /// Scores `n` members, spread evenly over the births, on all that the race's last round scores, and compares the race's

@@ -23,7 +23,7 @@ impl EvomergePhase {
                 .find(|c| c.name == name)
                 .map(|c| c.fitness)
         };
-        let best = of("best_parent").unwrap_or(f64::NAN);
+        let best = of(&format!("parent{}", r.best_parent)).unwrap_or(f64::NAN);
         let held_out = of("champion").unwrap_or(f64::NAN);
         let (difference, error) = r.nats_difference.unwrap_or((f64::NAN, f64::NAN));
         // To first order the perplexity term moves by its weight times the nats; the others are not sampled.

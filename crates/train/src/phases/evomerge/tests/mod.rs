@@ -281,6 +281,8 @@ fn cma_es_improves_on_where_it_began_and_on_random_search_at_equal_items() {
             .iter()
             .all(|b| b.origin == Origin::Sampled && b.from.is_empty())
     );
+    let first = cma.births[..8].iter().map(|b| b.genome.bits);
+    assert!(first.eq(0..8), "generation 0 is the eight combinations");
     let mut random = Search::new(of(Strategy::Random), &parents).unwrap();
     while random.scored() < cma.scored() {
         advance(&mut random, &parents, &evaluator);

@@ -159,3 +159,46 @@ fn rank_correlation_shares_ranks_among_equals() {
     assert!((tied - 0.948_683_298_050_513_8).abs() < 1e-12);
     assert!(spearman(&[1.0, 1.0], &[1.0, 2.0]).is_nan());
 }
+
+#[test]
+fn the_champion_stands_beside_parents_sweep_and_mean_and_a_dead_one_has_no_row() {
+    let parents = parents();
+    let mut evaluator = bowl(&parents);
+    let mut search = Search::new(settings(), &parents).unwrap();
+    let champion = Genome::arithmetic(0.37, Space::of(&parents));
+    let names =
+        |rows: &[Contender]| -> Vec<String> { rows.iter().map(|r| r.name.clone()).collect() };
+    let others = || vec![("other".to_owned(), Genome::parent(1, &self::parents()))];
+    let rows = search.stand(&parents, &evaluator, &champion, others(), 200);
+    let rows = rows.unwrap();
+    let all = "champion parent0 parent1 parent2 task_arithmetic uniform other";
+    assert_eq!(names(&rows).join(" "), all);
+    assert_eq!(rows[6].measures, rows[2].measures);
+    // No lambda of the sweep is better on the selection split.
+    let lambda = |&l: &f64| (String::new(), Genome::arithmetic(l, Space::of(&parents)));
+    let sweep: Vec<_> = settings().sweep.iter().map(lambda).collect();
+    let selection = Sample {
+        split: Split::Selection,
+        items: 200,
+    };
+    let swept = search.compare(&parents, &evaluator, &sweep, selection);
+    let swept = swept.unwrap();
+    let best = swept.iter().find(|r| r.genome == rows[4].genome).unwrap();
+    assert!(swept.iter().all(|r| r.fitness <= best.fitness));
+    let fitness = |i: usize| rows[1 + i].fitness;
+    let best = search.best_parent(&parents, &evaluator, 400).unwrap();
+    assert!((0..3).all(|i| fitness(i) <= fitness(best)));
+
+    evaluator.dead = |child| {
+        let parents = self::parents();
+        let uniform = Genome::linear([1.0 / 3.0; 3], Space::of(&parents));
+        *child == decode(&uniform, &parents)
+    };
+    let mut search = Search::new(settings(), &parents).unwrap();
+    let rows = search.stand(&parents, &evaluator, &champion, others(), 200);
+    assert_eq!(names(&rows.unwrap()).join(" "), all.replace("uniform ", ""));
+    let dead = Genome::linear([1.0 / 3.0; 3], Space::of(&parents));
+    let error = search.stand(&parents, &evaluator, &dead, others(), 200);
+    let error = error.unwrap_err().to_string();
+    assert!(error.contains("`champion` cannot be evaluated"), "{error}");
+}
