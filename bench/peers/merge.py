@@ -536,7 +536,7 @@ def speed(forge, rounds, only, folder):
             f"{middle('forge', 2):.1f}", f"{middle('mergekit', 2):.1f}", f"{middle('forge', 1):.0f}",
             f"{middle('mergekit', 1):.0f}", f"{middle('dd', 0):.2f}", f"{100 * rate:.0f}%",
         ])
-    title = f"Merging checkpoints of {size / 1e9:.2f} GB in bf16 (553M parameters; files in the page cache, results synced to the disk)"
+    title = f"Merging checkpoints of {size / 1e9:.2f} GB in bf16 (551M parameters; files in the page cache, results synced to the disk)"
     header = ["merge", "Forge s", "mergekit s", "faster by (goal)", "Forge CPU s", "mergekit CPU s", "Forge MiB", "mergekit MiB", "dd of one checkpoint s", "of dd's rate"]
     return title, markdown(header, table)
 
