@@ -27,7 +27,7 @@ use train::phases::evomerge::{
 pub(crate) const HELP: &str = "\
 Examples:
   forge evomerge --from mine --set evomerge.generations=20
-  forge evomerge --from mine --set evomerge.search=cma-es --run other
+  forge evomerge --from mine --set evomerge.search=evolution --run other
   forge evomerge --models maths code chat --base base --task arc_easy --text prose.txt --out merged
 
 With --models three checkpoints of Llama shape are merged that were fine-tuned from one base, as Phase 2 merges specialists:

@@ -12,7 +12,7 @@ use clap::{Args, ValueEnum};
 use serde_json::{Value, json};
 use train::phases::evomerge::{
     Evaluate, EvomergePhase, EvomergeRecipe, Genome, Judge, Material, Parents, Remedy, Sample,
-    Search, Settings, Space, Split, Strategy, parents_of,
+    Search, Settings, Space, Split, Strategy, fittest, parents_of,
 };
 use train::{Source, evaluate};
 
@@ -248,10 +248,7 @@ fn swept(ground: &Ground, seed: u64, items: u64) -> Result<Value> {
     let finalists: Vec<(String, Genome)> = finalists.map(|r| (r.name, r.genome)).collect();
     let selection = sample(Split::Selection, ground.recipe.comparison_items);
     let chosen = search.compare(ground.parents, ground.judge, &finalists, selection)?;
-    let champion = chosen
-        .into_iter()
-        .reduce(|a, b| if b.fitness > a.fitness { b } else { a });
-    let champion = champion.expect("at least one lambda").genome;
+    let champion = fittest(chosen).expect("at least one lambda").genome;
     let mut result = held_out(&mut search, ground, champion)?;
     super::merge(
         &mut result,

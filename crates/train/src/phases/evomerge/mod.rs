@@ -4,8 +4,8 @@
 //! `measure` measures candidates through a cache, `fitness` turns measures into one number, `race` runs
 //! newcomers over growing samples, `propose` says what asks to be born (`cma` and `encoding` for
 //! CMA-ES, `limits` for what is closed to it), `diversity` compares members, `budget` foresees the work,
-//! `search` runs generations over a serializable state that `records` describes, and `verdict` picks the champion and measures it against others. How a child is
-//! measured is behind the `Evaluate` trait, so the search knows no model, tokenizer or file and is
+//! `search` runs generations over a serializable state that `records` describes, and `verdict` picks the
+//! champion and measures it against others. How a child is measured is behind the `Evaluate` trait, so the search knows no model, tokenizer or file and is
 //! tested on a synthetic bowl; on `material`, `judge` measures Cognate models, `llama` those from elsewhere; `remember`
 //! writes evaluations down, `phase` and `watch` tie it to a run.
 //!
@@ -56,6 +56,7 @@ pub use records::{
     Audit, Birth, Champion, Contender, Generation, Individual, Origin, Remedy, Settings, Strategy,
 };
 pub use search::{Converging, Search};
+pub use verdict::fittest;
 
 /// What can go wrong in a search; a failed child is no error but a replaced candidate.
 #[derive(Debug, thiserror::Error)]

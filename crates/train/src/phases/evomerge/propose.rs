@@ -5,8 +5,7 @@
 //! the mutation rate doubles, the second elite is the best one far enough from the first, and a random genome of the
 //! combination least used takes the place of a merged one. A combination that never had a valid child is tried again every
 //! generation. *CMA-ES*: eight points of its distribution, which is told their order; the first eight are moved to one
-//! combination each. *Random*: the elites and six genomes
-//! drawn anew, the baseline of a search that learns nothing.
+//! combination each. *Random*: the elites and six genomes drawn anew, the baseline of a search that learns nothing.
 
 use super::cma::{Cma, reflected};
 use super::encoding;

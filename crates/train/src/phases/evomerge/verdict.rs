@@ -11,9 +11,20 @@ use super::{
 };
 use std::collections::BTreeSet;
 
+/// The row with the best fitness; of equals the first.
+pub fn fittest(rows: Vec<Contender>) -> Option<Contender> {
+    let better = |a: Contender, b: Contender| if b.fitness > a.fitness { b } else { a };
+    rows.into_iter().reduce(better)
+}
+
+/// The parents as genomes: `parent0` to `parent2`.
+fn three(parents: &Parents) -> [(String, Genome); 3] {
+    [0, 1, 2].map(|i| (format!("parent{i}"), Genome::parent(i, parents)))
+}
+
 impl Search {
     /// The best `n` different members that finished a race: population, sweep and Pareto front.
-    pub fn finalists(&self, n: usize) -> Vec<Individual> {
+    fn finalists(&self, n: usize) -> Vec<Individual> {
         let everyone = self.population.iter().chain(&self.sweep).chain(&self.front);
         let mut finalists: Vec<Individual> = everyone.filter(|m| self.raced(m)).cloned().collect();
         rank(&mut finalists);
@@ -61,12 +72,11 @@ impl Search {
         evaluator: &dyn Evaluate,
         items: usize,
     ) -> Result<usize, Error> {
-        let three = [0, 1, 2].map(|i| (format!("parent{i}"), Genome::parent(i, parents)));
         let sample = Sample {
             split: Split::Selection,
             items,
         };
-        let rows = self.compare(parents, evaluator, &three, sample)?;
+        let rows = self.compare(parents, evaluator, &three(parents), sample)?;
         let best = (0..3).max_by(|&a, &b| rows[a].fitness.total_cmp(&rows[b].fitness));
         Ok(best.expect("three parents"))
     }
@@ -87,25 +97,16 @@ impl Search {
         let lambda = |&lambda: &f64| (String::new(), Genome::arithmetic(lambda, space));
         let sweep: Vec<_> = self.settings.sweep.iter().map(lambda).collect();
         let swept = self.compare_living(parents, evaluator, &sweep, sample(Split::Selection))?;
-        let best = (swept.into_iter()).reduce(|a, b| if b.fitness > a.fitness { b } else { a });
 
-        let sound = [0, 1, 2].map(|i| (format!("parent{i}"), Genome::parent(i, parents)));
-        let sound = [
-            vec![("champion".to_owned(), champion.clone())],
-            sound.to_vec(),
-        ]
-        .concat();
+        let mut sound = vec![("champion".to_owned(), champion.clone())];
+        sound.extend(three(parents));
         let mut rows = self.compare(parents, evaluator, &sound, sample(Split::HeldOut))?;
-        let arithmetic = best.map(|best| ("task_arithmetic".to_owned(), best.genome));
+        let arithmetic = fittest(swept).map(|best| ("task_arithmetic".to_owned(), best.genome));
+        let mut rest = Vec::from_iter(arithmetic);
         let uniform = Genome::linear([1.0 / 3.0; 3], space);
-        let uniform = std::iter::once(("uniform".to_owned(), uniform));
-        let rest: Vec<_> = arithmetic
-            .into_iter()
-            .chain(uniform)
-            .chain(others)
-            .collect();
-        let rest = self.compare_living(parents, evaluator, &rest, sample(Split::HeldOut))?;
-        rows.extend(rest);
+        rest.push(("uniform".to_owned(), uniform));
+        rest.extend(others);
+        rows.extend(self.compare_living(parents, evaluator, &rest, sample(Split::HeldOut))?);
         Ok(rows)
     }
 
