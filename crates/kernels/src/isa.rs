@@ -85,6 +85,30 @@ impl Isa {
     pub fn multiplies_bf16(self) -> bool {
         matches!(self, Isa::Avx512Bf16 | Isa::Amx)
     }
+
+    /// Whether products of bf16 operands take less time than those of fp32: tiles do everywhere, pairs on CPUs of AMD
+    /// (since Zen 4), which multiply a vector of them as fast as a vector of fp32, and not on those of Intel, which take
+    /// twice as long (docs/log.md).
+    pub fn multiplies_bf16_faster(self) -> bool {
+        match self {
+            Isa::Amx => true,
+            Isa::Avx512Bf16 => made_by(b"AuthenticAMD"),
+            _ => false,
+        }
+    }
+}
+
+/// Whether the CPU names this vendor.
+#[cfg(target_arch = "x86_64")]
+fn made_by(vendor: &[u8; 12]) -> bool {
+    let leaf = std::arch::x86_64::__cpuid(0);
+    let named = [leaf.ebx, leaf.edx, leaf.ecx].map(u32::to_le_bytes);
+    named.as_flattened() == vendor
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+fn made_by(_: &[u8; 12]) -> bool {
+    false
 }
 
 /// Whether the CPU has tiles of bf16 and the system lets this process use them.
@@ -197,6 +221,28 @@ pub use multiversion;
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_vendor_is_the_one_that_the_system_names() {
+        let Ok(said) = std::fs::read_to_string("/proc/cpuinfo") else {
+            println!("skipped: the system names no vendor");
+            return;
+        };
+        let names = |vendor: &str| {
+            said.lines()
+                .any(|l| l.starts_with("vendor_id") && l.ends_with(vendor))
+        };
+        for vendor in [b"AuthenticAMD", b"GenuineIntel"] {
+            let name = std::str::from_utf8(vendor).unwrap();
+            assert_eq!(made_by(vendor), names(name), "{name}");
+        }
+        for isa in Isa::ALL {
+            assert!(
+                isa.multiplies_bf16() || !isa.multiplies_bf16_faster(),
+                "{isa:?}"
+            );
+        }
+    }
 
     #[test]
     fn a_path_is_found_by_its_name_or_refused_with_those_there_are() {

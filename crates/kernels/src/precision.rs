@@ -3,7 +3,6 @@
 //! Sums are fp32 in either case, and so is everything that is no product. It is chosen once, before anything
 //! is computed, like the instruction path: a run that took one precision takes the same one to its end.
 
-use crate::isa::Isa;
 use std::sync::OnceLock;
 
 /// The precision of the operands of large products.
@@ -24,10 +23,9 @@ impl Precision {
         }
     }
 
-    /// The faster one on the instruction path in use. Products of pairs of bf16 are no faster than those of fp32
-    /// where both were measured (docs/log.md).
+    /// The faster one on the instruction path in use.
     pub fn fastest() -> Self {
-        if crate::isa::detect() == Isa::Amx {
+        if crate::isa::detect().multiplies_bf16_faster() {
             Precision::Bf16
         } else {
             Precision::F32

@@ -309,9 +309,26 @@ unsafe fn amx(block: &Block) {
 /// As [`Kernel`].
 #[target_feature(enable = "avx512f,avx512bf16")]
 unsafe fn pairs(block: &Block) {
+    // SAFETY: passed on from the caller.
+    unsafe {
+        if block.wide == 2 {
+            pairs_of::<8, 2>(block);
+        } else {
+            pairs_of::<16, 1>(block);
+        }
+    }
+}
+
+/// [`pairs`], so many rows at a time over the whole width of a block, which is `WIDE` tiles. What is broadcast of A is
+/// multiplied by every tile of B: a CPU that multiplies as fast as it loads would wait for loads otherwise.
+///
+/// # Safety
+/// As [`Kernel`].
+#[inline]
+#[target_feature(enable = "avx512f,avx512bf16")]
+unsafe fn pairs_of<const ROWS: usize, const WIDE: usize>(block: &Block) {
     let Block {
         high,
-        wide,
         steps,
         a,
         a_row,
@@ -322,31 +339,39 @@ unsafe fn pairs(block: &Block) {
         rsc,
         ..
     } = *block;
-    for (i, j) in (0..high).flat_map(|i| (0..wide).map(move |j| (i, j))) {
-        let mut sum = [_mm512_setzero_ps(); SIDE];
+    for first in (0..high * SIDE).step_by(ROWS) {
+        let mut sums = [[_mm512_setzero_ps(); WIDE]; ROWS];
         // SAFETY: the caller's tiles and their part of C are there.
         unsafe {
-            let c = c.add(i * SIDE * rsc + j * SIDE);
+            let (a, c) = (a.add(first * a_row), c.add(first * rsc));
             if add {
-                for (row, s) in sum.iter_mut().enumerate() {
-                    *s = _mm512_loadu_ps(c.add(row * rsc));
-                }
-            }
-            for step in 0..steps {
-                let a = a.add(step * a_step + i * SIDE * a_row);
-                let b = b.add((step * wide + j) * TILE);
-                for pair in 0..STEPS / 2 {
-                    let b = _mm512_loadu_si512(b.add(pair * 2 * SIDE).cast());
-                    let b: __m512bh = std::mem::transmute(b);
-                    for (row, s) in sum.iter_mut().enumerate() {
-                        let x = a.add(row * a_row + 2 * pair).cast::<i32>();
-                        let x = _mm512_set1_epi32(x.read_unaligned());
-                        *s = _mm512_dpbf16_ps(*s, std::mem::transmute::<__m512i, __m512bh>(x), b);
+                for (row, sums) in sums.iter_mut().enumerate() {
+                    for (j, s) in sums.iter_mut().enumerate() {
+                        *s = _mm512_loadu_ps(c.add(row * rsc + j * SIDE));
                     }
                 }
             }
-            for (row, s) in sum.iter().enumerate() {
-                _mm512_storeu_ps(c.add(row * rsc), *s);
+            for step in 0..steps {
+                let (a, b) = (a.add(step * a_step), b.add(step * WIDE * TILE));
+                for pair in 0..STEPS / 2 {
+                    let mut tiles = [_mm512_setzero_si512(); WIDE];
+                    for (j, tile) in tiles.iter_mut().enumerate() {
+                        *tile = _mm512_loadu_si512(b.add(j * TILE + pair * 2 * SIDE).cast());
+                    }
+                    for (row, sums) in sums.iter_mut().enumerate() {
+                        let x = a.add(row * a_row + 2 * pair).cast::<i32>();
+                        let x = _mm512_set1_epi32(x.read_unaligned());
+                        for (s, tile) in sums.iter_mut().zip(tiles) {
+                            let [x, tile] = std::mem::transmute::<_, [__m512bh; 2]>([x, tile]);
+                            *s = _mm512_dpbf16_ps(*s, x, tile);
+                        }
+                    }
+                }
+            }
+            for (row, sums) in sums.iter().enumerate() {
+                for (j, s) in sums.iter().enumerate() {
+                    _mm512_storeu_ps(c.add(row * rsc + j * SIDE), *s);
+                }
             }
         }
     }
