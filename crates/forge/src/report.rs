@@ -431,7 +431,40 @@ fn search(e: &Value) -> String {
             racing["audited"]
         );
     }
-    out + "\n"
+    out + "\n" + &held_out(&e["held_out"])
+}
+
+/// A line on the champion beside all that it is compared with; nothing where there is no such comparison.
+fn held_out(fitness: &Value) -> String {
+    let known = [
+        ("champion", "champion"),
+        ("best_parent", "best parent"),
+        ("random_search", "random search"),
+        ("task_arithmetic", "task arithmetic"),
+        ("uniform", "uniform merge"),
+        ("ancestor", "ancestor"),
+        (
+            "pooled_compute",
+            "one model with the compute of all parents",
+        ),
+    ];
+    let parts: Vec<String> = known
+        .iter()
+        .filter(|(key, _)| fitness[key].is_number())
+        .map(|(key, name)| format!("{name} {}", number(&fitness[key], 3)))
+        .collect();
+    if parts.is_empty() {
+        return String::new();
+    }
+    let error = number(&fitness["stderr"], 3);
+    let (nats, nats_error) = (
+        number(&fitness["nats_champion_minus_best_parent"], 3),
+        number(&fitness["nats_stderr"], 3),
+    );
+    format!(
+        "fitness on held-out items (the parents' mean is 1): {}; standard error {error}; champion minus best parent {nats} +- {nats_error} nats a token\n",
+        parts.join(", ")
+    )
 }
 
 /// A line on the training documents that were found and not kept; nothing where all were.

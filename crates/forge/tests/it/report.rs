@@ -1,6 +1,6 @@
 //! The fields that scripts rely on are there, and no number is missing by being NaN.
 
-use crate::process::{forge, undisturbed};
+use crate::process::{Root, forge, undisturbed};
 use serde_json::Value;
 
 const MODEL: &[&str] = &[
@@ -160,6 +160,7 @@ fn the_report_has_the_fields_that_scripts_rely_on() {
             "stderr",
         ],
     );
+    measured(&e["held_out"], "held_out", &["champion", "ancestor"]);
     assert_eq!(e["combos"].as_object().unwrap().len(), 8);
     measured(&e["diversity"], "diversity", &["min", "mean"]);
     let q = &p["quietstar"];
@@ -262,6 +263,7 @@ fn the_report_for_people_ends_in_what_to_type_next() {
         "4 bitnet",
         "bits/byte",
         "search (cma-es): 1 generations",
+        ", ancestor ",
         "forge chat whole/bitnet",
     ] {
         assert!(
@@ -429,4 +431,16 @@ fn recall_asks_models_with_and_without_memory_on_longer_and_longer_texts() {
     }
     let refused = ["bench", "recall", "whole", "--facts", "13"];
     forge(&undisturbed(1), &refused).ended(2).says(&["--facts"]);
+}
+
+#[test]
+fn the_champion_stands_beside_one_model_with_the_compute_of_all_parents() {
+    let root = Root::new();
+    let pooled = ["--until", "evomerge", "--set", "cognate.pooled=true"];
+    let done = root.run("pooled", &pooled).ended(0);
+    let line = "one model with the compute of all parents ";
+    assert!(done.out.contains(line), "{}", done.out);
+    let report = root.forge(&["report", "pooled", "--json"]).ended(0).json();
+    let held_out = &report["phases"]["evomerge"]["held_out"];
+    measured(held_out, "held_out", &["pooled_compute", "ancestor"]);
 }

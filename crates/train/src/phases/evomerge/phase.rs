@@ -19,7 +19,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use store::Bag;
 
-const VERSION: u32 = 4;
+const VERSION: u32 = 5;
 
 /// The phase.
 pub struct EvomergePhase {
@@ -38,7 +38,8 @@ pub struct EvomergePhase {
 pub(super) struct Results {
     pub(super) champion: Option<super::Champion>,
     pub(super) comparison: Vec<Contender>,
-    pub(super) pooled: Option<f64>,
+    /// Held-out fitness of what the search does not see: by the name of a final model of Phase 1.
+    pub(super) controls: BTreeMap<String, f64>,
     pub(super) best_parent: usize,
     pub(super) nats_difference: Option<(f64, f64)>,
     pub(super) audit: Option<Audit>,
@@ -218,38 +219,47 @@ impl EvomergePhase {
         let rows = search.stand(&self.parents, &kept, &champion, others, items)?;
         let best = &rows[1 + best_parent];
         let difference = rows[0].measures.paired(&best.measures);
-        // The control given the pooled compute, where Phase 1 trained it.
-        let pooled = cx
-            .run
-            .dir()
-            .join(folder("cognate"))
-            .join("final")
-            .join("pooled.safetensors");
-        let pooled = if pooled.is_file() {
-            let (model, _) = load_final(&pooled)?;
-            let m = judge.measure(&model, Split::HeldOut, 0..items);
-            let m = m.map_err(|e: EvaluateError| SearchError::DeadContender {
-                name: "pooled".into(),
-                reason: format!("{e:?}"),
-            })?;
-            let parents: Vec<Measures> = rows[1..4].iter().map(|r| r.measures.clone()).collect();
-            Some(fitness(
-                &m,
-                &Measures::mean(&parents),
-                self.parents.size_mb(),
-            ))
-        } else {
-            None
-        };
+        let controls = self.controls(cx, &judge, &rows[1..4])?;
         self.search = search;
         self.results.nats_difference = Some(difference);
-        self.results.pooled = pooled;
+        self.results.controls = controls;
         self.line = format!(
             "held-out fitness {:.4}, best parent {:.4}",
             rows[0].fitness, best.fitness
         );
         self.results.comparison = rows;
         Ok(())
+    }
+
+    /// The fitness of the model that the parents come from and, where Phase 1 trained it, of the one that was given the
+    /// pooled compute of all three, on the items that gave the rows of the parents.
+    fn controls(
+        &self,
+        cx: &Context,
+        judge: &Judge,
+        parents: &[Contender],
+    ) -> Result<BTreeMap<String, f64>, Error> {
+        let parents: Vec<Measures> = parents.iter().map(|r| r.measures.clone()).collect();
+        let mean = Measures::mean(&parents);
+        let made = cx.run.dir().join(folder("cognate")).join("final");
+        let mut controls = BTreeMap::new();
+        for name in ["ancestor", "pooled"] {
+            let file = made.join(format!("{name}.safetensors"));
+            if !file.is_file() {
+                continue;
+            }
+            let items = 0..self.recipe.comparison_items;
+            let measures = judge.measure(&load_final(&file)?.0, Split::HeldOut, items);
+            let measures = measures.map_err(|e: EvaluateError| SearchError::DeadContender {
+                name: name.into(),
+                reason: format!("{e:?}"),
+            })?;
+            controls.insert(
+                name.into(),
+                fitness(&measures, &mean, self.parents.size_mb()),
+            );
+        }
+        Ok(controls)
     }
 
     /// The champion as a model.

@@ -61,7 +61,8 @@ impl EvomergePhase {
             "improvement": { "over_mean_parent": held_out - 1.0, "over_best_parent": held_out / best - 1.0 },
             "held_out": {
                 "champion": held_out, "best_parent": best, "task_arithmetic": of("task_arithmetic"), "uniform": of("uniform"),
-                "random_search": of("random_search"), "pooled_compute": r.pooled, "stderr": fitness_error,
+                "random_search": of("random_search"), "ancestor": r.controls.get("ancestor"),
+                "pooled_compute": r.controls.get("pooled"), "stderr": fitness_error,
                 "nats_champion_minus_best_parent": difference, "nats_stderr": error,
             },
             "best_parent": super::super::cognate_branch(r.best_parent),
