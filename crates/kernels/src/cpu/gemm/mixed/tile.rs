@@ -362,7 +362,8 @@ unsafe fn pairs_of<const ROWS: usize, const WIDE: usize>(block: &Block) {
                         let x = a.add(row * a_row + 2 * pair).cast::<i32>();
                         let x = _mm512_set1_epi32(x.read_unaligned());
                         for (s, tile) in sums.iter_mut().zip(tiles) {
-                            let [x, tile] = std::mem::transmute::<_, [__m512bh; 2]>([x, tile]);
+                            let [x, tile] =
+                                std::mem::transmute::<[__m512i; 2], [__m512bh; 2]>([x, tile]);
                             *s = _mm512_dpbf16_ps(*s, x, tile);
                         }
                     }
