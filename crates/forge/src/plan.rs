@@ -24,6 +24,18 @@ pub(crate) struct PlanArgs {
     /// Recipe by name or path
     #[arg(default_value = "quick")]
     recipe: String,
+
+    /// Also say how long it takes where so many TFLOP/s are made (of products, as `forge bench` counts them)
+    #[arg(long, value_name = "N", value_parser = rate)]
+    tflops: Option<f64>,
+}
+
+/// A rate above zero.
+fn rate(said: &str) -> Result<f64, String> {
+    match said.parse() {
+        Ok(x) if x > 0.0 && f64::is_finite(x) => Ok(x),
+        _ => Err("a number above 0 is needed".into()),
+    }
 }
 
 /// What one phase takes.
@@ -37,7 +49,7 @@ struct Phase {
     /// Where it cannot run.
     warning: Option<String>,
     tokens: u64,
-    seconds: f64,
+    cost: Cost,
     formulas: Vec<(String, String)>,
 }
 
@@ -55,7 +67,9 @@ pub(crate) fn plan(args: &PlanArgs, common: &Common) -> Result<u8> {
     let free = store::disk_free(&common.root);
     let need = phases.iter().map(|p| p.memory).max().unwrap_or(0);
     let disk: u64 = phases.iter().map(|p| p.disk).sum();
-    let seconds: f64 = phases.iter().map(|p| p.seconds).sum();
+    let seconds: f64 = phases.iter().map(|p| p.cost.seconds).sum();
+    let work: f64 = phases.iter().map(|p| p.cost.flops).sum();
+    let elsewhere = |flops: f64| args.tflops.map(|rate| flops / (1e12 * rate));
     let mut warnings: Vec<String> = phases.iter().filter_map(|p| p.warning.clone()).collect();
     if disk > free {
         warnings.push(format!(
@@ -72,12 +86,13 @@ pub(crate) fn plan(args: &PlanArgs, common: &Common) -> Result<u8> {
                     p.formulas.iter().map(|(n, f)| (n.clone(), json!(f))).collect();
                 json!({
                     "name": p.name, "params": p.params, "disk_bytes": p.disk, "peak_memory_bytes": p.memory, "micro_batch_rows": p.rows,
-                    "tokens": p.tokens, "seconds": p.seconds, "cost_usd": 0.0, "formulas": formulas,
+                    "tokens": p.tokens, "flops": p.cost.flops, "seconds": p.cost.seconds, "seconds_elsewhere": elsewhere(p.cost.flops),
+                    "cost_usd": 0.0, "formulas": formulas,
                 })
             })
             .collect();
         output::json(&json!({
-            "recipe": recipe.name, "phases": rows, "seconds": seconds, "disk_bytes": disk, "disk_free_bytes": free,
+            "recipe": recipe.name, "phases": rows, "flops": work, "seconds": seconds, "seconds_elsewhere": elsewhere(work), "disk_bytes": disk, "disk_free_bytes": free,
             "peak_memory_bytes": need, "memory_limit_bytes": limit, "memory_limit_from": limit_from,
             "train_tokens_per_second": speed.train, "forward_tokens_per_second": speed.forward, "warnings": warnings,
         }));
@@ -86,28 +101,24 @@ pub(crate) fn plan(args: &PlanArgs, common: &Common) -> Result<u8> {
     let rows: Vec<Vec<String>> = phases
         .iter()
         .map(|p| {
-            vec![
+            let cells = [
                 p.name.into(),
                 p.params.to_string(),
                 table::bytes(p.memory),
                 table::bytes(p.disk),
                 p.tokens.to_string(),
-                table::seconds(p.seconds),
-            ]
+                table::flops(p.cost.flops),
+                table::seconds(p.cost.seconds),
+            ];
+            let there = elsewhere(p.cost.flops).map(table::seconds);
+            cells.into_iter().chain(there).collect()
         })
         .collect();
     let mut out = format!("recipe `{}`\n\n", recipe.name);
-    out += &table::table(
-        &[
-            "phase",
-            "parameters",
-            "peak memory",
-            "disk",
-            "tokens",
-            "time",
-        ],
-        &rows,
-    );
+    let header = "phase,parameters,peak memory,disk,tokens,work,time".split(',');
+    let there = args.tflops.map(|rate| format!("at {rate} TFLOP/s"));
+    let header: Vec<&str> = header.chain(there.as_deref()).collect();
+    out += &table::table(&header, &rows);
     for p in &phases {
         out += &format!("\n{}\n", p.name);
         for (name, formula) in &p.formulas {
@@ -118,8 +129,15 @@ pub(crate) fn plan(args: &PlanArgs, common: &Common) -> Result<u8> {
         "\nmeasured here: {:.0} tokens/s forward and backward, {:.0} forward; times of other work on this machine come on top\n",
         speed.train, speed.forward
     );
+    let there = args
+        .tflops
+        .zip(elsewhere(work))
+        .map_or(String::new(), |(rate, there)| {
+            format!(" ({} at {rate} TFLOP/s)", table::seconds(there))
+        });
     out += &format!(
-        "in all: {}, {} on disk ({} free), {} of memory (the {limit_from} allows {}), no cost\n",
+        "in all: {}, {}{there}, {} on disk ({} free), {} of memory (the {limit_from} allows {}), no cost\n",
+        table::flops(work),
         table::seconds(seconds),
         table::bytes(disk),
         table::bytes(free),
@@ -133,10 +151,29 @@ pub(crate) fn plan(args: &PlanArgs, common: &Common) -> Result<u8> {
     Ok(0)
 }
 
-/// Tokens a second of this model on this machine.
+/// Tokens a second of this model on this machine, and the products of one token in FLOP.
 struct Speed {
     train: f64,
     forward: f64,
+    flops_train: f64,
+    flops_forward: f64,
+}
+
+/// Time here, and products anywhere.
+struct Cost {
+    seconds: f64,
+    flops: f64,
+}
+
+impl Speed {
+    /// So many tokens forward and backward, so many forward alone, and so many generated one by one.
+    fn cost(&self, trained: u64, forward: u64, generated: u64) -> Cost {
+        let [trained, forward, generated] = [trained, forward, generated].map(|n| n as f64);
+        Cost {
+            seconds: trained / self.train + (forward + generated * DECODE) / self.forward,
+            flops: trained * self.flops_train + (forward + generated) * self.flops_forward,
+        }
+    }
 }
 
 /// Rows of one calibration pass.
@@ -149,11 +186,14 @@ fn calibrate(config: &Config, recipe: &Recipe) -> Speed {
     let rows: usize = pieces.pieces.iter().map(|p| p.loss.len()).sum();
     let mut grads = Grads::new(model.params.len());
     let (mut train, mut forward) = (f64::INFINITY, f64::INFINITY);
+    let (mut flops_train, mut flops_forward) = (0.0, 0.0);
     for _ in 0..2 {
         let begun = Instant::now();
         let depth = TrainDepth::Random { seed: 0, step: 0 };
-        step::forward_backward(&model, &pieces, depth, 0, &mut grads);
+        let pass = step::forward_backward(&model, &pieces, depth, 0, &mut grads);
         train = train.min(begun.elapsed().as_secs_f64());
+        // A backward pass computes each product twice.
+        flops_train = 3.0 * pass.flops as f64 / rows as f64;
         grads.clear();
         let begun = Instant::now();
         let tape = Tape::inference();
@@ -161,10 +201,13 @@ fn calibrate(config: &Config, recipe: &Recipe) -> Speed {
         let (batch, _, _) = step::rows(&pieces.pieces);
         model.forward(&bound, &batch, Depth::Halting, None, false);
         forward = forward.min(begun.elapsed().as_secs_f64());
+        flops_forward = tape.flops() as f64 / rows as f64;
     }
     Speed {
         train: rows as f64 / train,
         forward: rows as f64 / forward,
+        flops_train,
+        flops_forward,
     }
 }
 
@@ -215,7 +258,6 @@ fn phases(recipe: &Recipe, config: &Config, speed: &Speed, limit: Limit) -> Vec<
             table::bytes(phase1_disk)
         ),
     ));
-    let phase1_seconds = tokens as f64 / speed.train;
     formulas.push((
         "time".into(),
         format!(
@@ -231,7 +273,7 @@ fn phases(recipe: &Recipe, config: &Config, speed: &Speed, limit: Limit) -> Vec<
         rows: Some(fitted.rows),
         warning: fitted.warning,
         tokens,
-        seconds: phase1_seconds,
+        cost: speed.cost(tokens, 0, 0),
         formulas,
     }];
 
@@ -259,7 +301,7 @@ fn phases(recipe: &Recipe, config: &Config, speed: &Speed, limit: Limit) -> Vec<
             )
         }),
         tokens: evolved,
-        seconds: evolved as f64 / speed.forward,
+        cost: speed.cost(0, evolved, 0),
         formulas: vec![
             ("scored items".into(), format!("parents, generation 0 and {} generations over rounds of {:?} items, nobody stopped early: {most}, budget {}", e.generations, e.rounds, if e.budget_items == 0 { "none".into() } else { e.budget_items.to_string() })),
             ("tokens".into(), format!("at most {items} items x {searches} with random search x about {} tokens = {evolved}", e.sequence / 2)),
@@ -300,8 +342,7 @@ fn quietstar(recipe: &Recipe, config: &Config, speed: &Speed, limit: Limit) -> P
         rows: Some(fitted.rows),
         warning: fitted.warning,
         tokens,
-        seconds: (baked + reinforced) as f64 / speed.train
-            + answers as f64 / speed.forward * DECODE,
+        cost: speed.cost(baked + reinforced, 0, answers),
         formulas: [fitted.formulas, vec![
             (
                 "parameters".into(),
@@ -378,7 +419,7 @@ fn bitnet(recipe: &Recipe, config: &Config, speed: &Speed, limit: Limit) -> Phas
         rows: Some(fitted.rows),
         warning: fitted.warning,
         tokens,
-        seconds: tokens as f64 / speed.train + tokens as f64 / speed.forward,
+        cost: speed.cost(tokens, tokens, 0),
         formulas: [fitted.formulas, vec![
             (
                 "file".into(),

@@ -38,18 +38,30 @@ pub(crate) fn table(header: &[&str], rows: &[Vec<String>]) -> String {
 
 /// Bytes in a unit that fits.
 pub(crate) fn bytes(n: u64) -> String {
-    let mut x = n as f64;
-    for unit in ["B", "KB", "MB", "GB"] {
-        if x < 1000.0 {
-            return if unit == "B" {
-                format!("{n} B")
-            } else {
-                format!("{x:.2} {unit}")
-            };
+    match n {
+        0..1000 => format!("{n} B"),
+        n => scaled(n as f64, &["B", "KB", "MB", "GB", "TB"]),
+    }
+}
+
+/// Floating-point operations in a unit that fits.
+pub(crate) fn flops(n: f64) -> String {
+    scaled(
+        n,
+        &["FLOP", "kFLOP", "MFLOP", "GFLOP", "TFLOP", "PFLOP", "EFLOP"],
+    )
+}
+
+/// In the first unit that leaves less than 1,000, or in the last; each is a thousand times the one before.
+fn scaled(x: f64, units: &[&str]) -> String {
+    let (mut x, mut units) = (x, units.iter().peekable());
+    loop {
+        let unit = units.next().copied().unwrap_or_default();
+        if x < 1000.0 || units.peek().is_none() {
+            return format!("{x:.2} {unit}");
         }
         x /= 1000.0;
     }
-    format!("{x:.2} TB")
 }
 
 /// Seconds as h, m, s.

@@ -182,7 +182,38 @@ fn a_plan_names_each_phase_with_its_figures() {
     let rows = phases.iter().map(|p| p["micro_batch_rows"].is_number());
     assert_eq!(rows.collect::<Vec<_>>(), [true, false, true, true]);
     assert_eq!(plan["warnings"], serde_json::json!([]));
+    assert!(plan["seconds_elsewhere"].is_null());
     assert!(!root.path().join("runs").exists(), "a plan starts nothing");
+}
+
+#[test]
+fn a_plan_says_what_the_work_takes_elsewhere() {
+    let root = Root::new();
+    let args = ["plan", "tiny", "--tflops", "0.5", "--json"];
+    let plan = root.forge(&args).ended(0).json();
+    let phases = plan["phases"].as_array().unwrap();
+    let of = |p: &serde_json::Value, field: &str| p[field].as_f64().unwrap();
+    let sum: f64 = phases.iter().map(|p| of(p, "flops")).sum();
+    assert!((of(&plan, "flops") / sum - 1.0).abs() < 1e-9, "{plan}");
+    for p in phases.iter().chain([&plan]) {
+        let there = of(p, "flops") / 0.5e12;
+        assert!(
+            (of(p, "seconds_elsewhere") / there - 1.0).abs() < 1e-9,
+            "{p}"
+        );
+    }
+    // Two operations a parameter and token forward, twice as many backward: tokens look some of the parameters up
+    // instead of multiplying by them, and pass through the core up to twice.
+    let each = of(&phases[0], "flops") / of(&phases[0], "tokens") / of(&phases[0], "params");
+    assert!((3.0..12.0).contains(&each), "{each}");
+    let text = root.forge(&["plan", "tiny", "--tflops", "0.5"]).ended(0);
+    assert!(text.out.contains("at 0.5 TFLOP/s"), "{}", text.out);
+    for wrong in ["0", "-3", "fast", "inf"] {
+        let wrong = format!("--tflops={wrong}");
+        root.forge(&["plan", "tiny", &wrong])
+            .ended(2)
+            .says(&["--tflops", "above 0"]);
+    }
 }
 
 #[test]
