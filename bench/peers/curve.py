@@ -26,7 +26,8 @@ import pathlib
 import statistics
 import sys
 
-from run import FORGE, HERE, TUNED, WORK, figures, install, markdown, put, say
+from run import FORGE, HERE, TUNED, WORK, figures, install, say
+from tables import markdown, put
 
 RESULTS = WORK / "curve"
 SETS = {"wikitext": "WikiText-2", "prose": "prose"}

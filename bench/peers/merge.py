@@ -15,7 +15,6 @@ usage: python3 bench/peers/merge.py parity [--forge PATH]
 """
 
 import argparse
-import datetime
 import json
 import os
 import pathlib
@@ -27,6 +26,8 @@ import sys
 import tempfile
 import threading
 import time
+
+from tables import markdown, put
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
 VENV = ROOT / "target" / "peers" / "mergekit"
@@ -541,24 +542,6 @@ def speed(forge, rounds, only, folder):
     return title, markdown(header, table)
 
 
-def markdown(header, rows):
-    line = lambda cells: "| " + " | ".join(str(c) for c in cells) + " |"
-    return "\n".join([line(header), line(["---"] * len(header)), *map(line, rows)])
-
-
-def write(title, table):
-    """Puts the table between its markers in docs/performance.md."""
-    path = ROOT / "docs" / "performance.md"
-    text, begin, end = path.read_text(), "<!-- merge -->", "<!-- end merge -->"
-    date = datetime.date.today().isoformat()
-    block = f"{begin}\n### {title}\n\n{date}, {os.cpu_count()} cores. Memory is the peak of anonymous memory; mergekit 0.1.5.\n\n{table}\n{end}"
-    if begin in text:
-        text = text[: text.index(begin)] + block + text[text.index(end) + len(end):]
-    else:
-        text = text.rstrip() + "\n\n" + block + "\n"
-    path.write_text(text)
-
-
 def main():
     p = argparse.ArgumentParser()
     p.add_argument("what", choices=["parity", "speed"])
@@ -571,7 +554,7 @@ def main():
     if args.what == "parity":
         return parity(args.forge.resolve())
     title, table = speed(args.forge.resolve(), args.rounds, args.only.split(","), args.folder.resolve())
-    write(title, table)
+    put("performance.md", "merge", title, "memory is the peak of anonymous memory; mergekit 0.1.5", table)
     print(f"{title}\n\n{table}")
 
 

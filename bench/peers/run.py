@@ -9,15 +9,15 @@ usage: python3 bench/peers/run.py [--rounds N] [--steps N] [--only decoder,cogna
 """
 
 import argparse
-import datetime
 import json
 import os
 import pathlib
-import platform
 import statistics
 import subprocess
 import sys
 import tempfile
+
+from tables import markdown, put
 
 HERE = pathlib.Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
@@ -210,35 +210,9 @@ class Bench:
         return "Matrix products", markdown(header, table)
 
 
-def markdown(header, rows):
-    line = lambda cells: "| " + " | ".join(str(c) for c in cells) + " |"
-    return "\n".join([line(header), line(["---"] * len(header)), *map(line, rows)])
-
-
-def processor():
-    for line in open("/proc/cpuinfo"):
-        if line.startswith("model name"):
-            return line.split(":", 1)[1].strip()
-    return platform.processor()
-
-
 def write(isa, name, title, table):
     """Puts one table between its markers in docs/performance.md."""
     put("performance.md", f"{isa} {name}", title, f"path {isa}", table)
-
-
-def put(file, marker, title, what, table):
-    """Puts a table between its markers in a file of docs, behind the others if it is new. `what` goes behind date and machine."""
-    path = ROOT / "docs" / file
-    text = path.read_text()
-    begin, end = f"<!-- {marker} -->", f"<!-- end {marker} -->"
-    date = datetime.date.today().isoformat()
-    block = f"{begin}\n### {title}\n\n{date}, {processor()}, {os.cpu_count()} cores, {what}.\n\n{table}\n{end}"
-    if begin in text:
-        text = text[: text.index(begin)] + block + text[text.index(end) + len(end):]
-    else:
-        text = text.rstrip() + "\n\n" + block + "\n"
-    path.write_text(text)
 
 
 def main():
