@@ -6,11 +6,10 @@ place in bf16. Set aside and counted are entries of equal magnitude at the cut o
 cancelled to much less than their inputs, where a unit in the last place of the inputs is allowed. What is drawn at random is compared by kept share and
 norm. `speed` makes checkpoints of 1.1 GB, merges them by turns with both, and writes docs/performance.md.
 
-mergekit lives in a virtual environment of its own, target/peers/mergekit. It is made on the first run, or by
+mergekit lives in a virtual environment of its own, target/peers/mergekit, made on the first run or by `install`.
 
-    python3 -m venv target/peers/mergekit && target/peers/mergekit/bin/pip install torch mergekit==0.1.5
-
-usage: python3 bench/peers/merge.py parity [--forge PATH]
+usage: python3 bench/peers/merge.py install
+       python3 bench/peers/merge.py parity [--forge PATH]
        python3 bench/peers/merge.py speed [--rounds N] [--only ties,slerp] [--folder DIR]    remove DIR/rounds.json to begin anew
 """
 
@@ -46,7 +45,7 @@ def say(text):
 def install():
     """Runs this script again within mergekit's environment."""
     python = VENV / "bin" / "python"
-    if not python.exists():
+    if not python.exists() or subprocess.run([python, "-c", "import mergekit"], capture_output=True).returncode:
         say(f"installing {PACKAGES} into {VENV}")
         subprocess.run([sys.executable, "-m", "venv", VENV], check=True)
         subprocess.run([python, "-m", "pip", "install", "--quiet", *PACKAGES], check=True)
@@ -544,13 +543,15 @@ def speed(forge, rounds, only, folder):
 
 def main():
     p = argparse.ArgumentParser()
-    p.add_argument("what", choices=["parity", "speed"])
+    p.add_argument("what", choices=["install", "parity", "speed"])
     p.add_argument("--forge", default=ROOT / "target" / "release" / "forge", type=pathlib.Path)
     p.add_argument("--rounds", type=int, default=3)
     p.add_argument("--only", default=",".join(SPEED))
     p.add_argument("--folder", default=ROOT / "target" / "peers" / "merge", type=pathlib.Path)
     args = p.parse_args()
     install()
+    if args.what == "install":
+        return
     if args.what == "parity":
         return parity(args.forge.resolve())
     title, table = speed(args.forge.resolve(), args.rounds, args.only.split(","), args.folder.resolve())

@@ -134,7 +134,7 @@ fn a_model_is_found_in_the_hubs_cache_by_its_name() {
         .says(&["../tiny"]);
 }
 
-/// mergekit is too large to be fetched by a test; `bench/peers/merge.py` says how its environment is made.
+/// mergekit is too large to be fetched by a test: `.ci/run` has `bench/peers/merge.py install` make its environment.
 #[test]
 fn results_are_those_of_mergekit() {
     let top = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
